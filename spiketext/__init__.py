@@ -1,0 +1,55 @@
+"""Spiking neural networks that classify text: teachers in, spiking classifiers out, with honest accounts.
+
+Public names are imported when they are first used, so that `import spiketext` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "spiketext.data": ("TextSet", "load", "check"),
+    "spiketext.ops": ("lif", "lif_reference", "presets"),
+    "spiketext.options": ("DistillOptions", "PretrainOptions", "TeacherOptions", "TrainOptions"),
+    "spiketext.models": ("SpikeBertConfig", "SpikeBertForSequenceClassification", "SpikeBertModel"),
+    "spiketext.evaluation": ("evaluate", "predict"),
+}
+_STAGES = {
+    "teacher": ("spiketext.training", "TeacherOptions"),
+    "train": ("spiketext.training", "TrainOptions"),
+    "pretrain": ("spiketext.distillation", "PretrainOptions"),
+    "distill": ("spiketext.distillation", "DistillOptions"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted([*_HOME_OF, *_STAGES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
+    if name in _STAGES:
+        return _stage(name)
+    raise AttributeError(f"module 'spiketext' has no attribute {name!r}")
+
+
+def _stage(name: str) -> Any:
+    """A training stage as a plain function of keyword arguments: the fields of its options."""
+    module, options = _STAGES[name]
+
+    def stage(**asked: Any) -> dict[str, Any]:
+        return getattr(importlib.import_module(module), name)(_options(options, asked))
+
+    stage.__name__ = name
+    stage.__doc__ = f"Run `{module}.{name}` with the fields of `options.{options}` as keyword arguments."
+    return stage
+
+
+def _options(name: str, asked: dict[str, Any]) -> Any:
+    return getattr(importlib.import_module("spiketext.options"), name)(**asked)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,125 @@
+"""Floor 1: texts to batches of token ids, grouped by length, padded to the longest text of the batch only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+Variant = Callable[[str, tuple, bool], str]
+
+
+class TextRows(Dataset):
+    """Tokenised rows; an index is (epoch, row). Rows from len(texts) on are augmented copies, new in every epoch.
+
+    A row is {"input_ids", "token_type_ids", "labels", "gold"}; gold is 0 for an augmented copy, which has no label.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        tokenizer: Any,
+        max_length: int,
+        pairs: Sequence[str] | None = None,
+        labels: Sequence[float] | None = None,
+        augment: Variant | None = None,
+        copies: int = 0,
+        seed: int = 0,
+    ):
+        self.texts, self.pairs, self.labels = list(texts), list(pairs) if pairs else None, labels
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self.augment, self.copies, self.seed = augment, copies if augment else 0, seed
+        encoded = self._encode(self.texts, self.pairs)
+        self.ids, self.segments = encoded["input_ids"], encoded["token_type_ids"]
+        self.lengths = np.tile([len(ids) for ids in self.ids], 1 + self.copies)
+
+    def __len__(self) -> int:
+        return len(self.texts) * (1 + self.copies)
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = index
+        source = row % len(self.texts)
+        ids, segments = self.ids[source], self.segments[source]
+        if row >= len(self.texts):
+            assert self.augment is not None
+            key = (self.seed, epoch, row)
+            alone = self.pairs is None
+            pair = None if alone else [self.augment(self.pairs[source], (*key, "pair"), False)]  # type: ignore[index]
+            encoded = self._encode([self.augment(self.texts[source], key, alone)], pair)
+            ids, segments = encoded["input_ids"][0], encoded["token_type_ids"][0]
+        label = self.labels[source] if self.labels is not None else 0
+        return {"input_ids": ids, "token_type_ids": segments, "labels": label, "gold": int(row < len(self.texts))}
+
+    def _encode(self, texts: list[str], pairs: list[str] | None) -> Any:
+        return self.tokenizer(
+            texts, pairs, truncation=True, max_length=self.max_length, return_token_type_ids=True,
+            return_attention_mask=False,
+        )  # fmt: skip
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Rows -> input_ids, attention_mask, token_type_ids [B, L], labels [B], gold [B]."""
+        longest = max(len(row["input_ids"]) for row in rows)
+
+        def padded(name: str, fill: int) -> Tensor:
+            return torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
+
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        return {
+            "input_ids": padded("input_ids", self.tokenizer.pad_token_id),
+            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+            "token_type_ids": padded("token_type_ids", 0),
+            "labels": torch.tensor([row["labels"] for row in rows]),
+            "gold": torch.tensor([row["gold"] for row in rows]),
+        }
+
+    def batches(self, size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """All rows once, without shuffling, longest first: (row numbers, batch)."""
+        order = np.argsort(-self.lengths, kind="stable")
+        for start in range(0, len(order), size):
+            rows = order[start : start + size].tolist()
+            yield rows, self.collate([self[0, row] for row in rows])
+
+
+class LengthBuckets(Sampler):
+    """Batches of (epoch, row) with rows of similar length together; the order is a function of (seed, epoch)."""
+
+    POOL = 50  # batches that are sorted together: large enough to fill batches evenly, small enough to stay random
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        draw = np.random.default_rng([self.seed, self.epoch])
+        order = draw.permutation(len(self.lengths))
+        pool, batches = self.POOL * self.batch_size, []
+        for start in range(0, len(order), pool):
+            part = order[start : start + pool]
+            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+        for index in draw.permutation(len(batches)):
+            yield [(self.epoch, int(row)) for row in batches[index]]
+
+
+class EvaluationOrder(Sampler):
+    """All rows once, longest first, as (0, row): labels come back in that order, so scores do not depend on it."""
+
+    def __init__(self, lengths: np.ndarray, batch_size: int):
+        self.order, self.batch_size = np.argsort(-lengths, kind="stable").tolist(), batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for start in range(0, len(self.order), self.batch_size):
+            yield [(0, row) for row in self.order[start : start + self.batch_size]]

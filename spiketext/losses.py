@@ -1,0 +1,83 @@
+"""Floor 0: what a student is punished for (SpikeBERT 3.3). Losses know tensors and nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Norm = Literal["euclidean", "mse"]
+
+
+def feature_loss(student: Tensor, teacher: Tensor, mask: Tensor, norm: Norm = "euclidean") -> Tensor:
+    """Distance of features, mean over real tokens (eq. 6): student, teacher [B, L, D], mask [B, L] -> scalar.
+
+    "euclidean" is the length of the difference of each token; "mse" the mean of its squares over D.
+    Raises ValueError when the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"features of student {list(student.shape)} and teacher {list(teacher.shape)} must be equal")
+    difference = student - teacher
+    if norm == "mse":
+        distance = difference.square().mean(-1)
+    else:  # the root has no slope at zero: an equal pair gets gradient zero, not NaN
+        distance = difference.square().sum(-1).clamp_min(torch.finfo(student.dtype).tiny).sqrt()
+    weight = mask.to(distance.dtype)
+    return (distance * weight).sum() / weight.sum()
+
+
+def logit_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher || student), mean over texts (eq. 8): logits [B, K] -> scalar in nats times temperature squared.
+
+    With one output (regression) it is the squared error to the teacher's output.
+    """
+    if student.shape[-1] == 1:
+        return F.mse_loss(student, teacher)
+    log_p = F.log_softmax(student / temperature, dim=-1)
+    log_q = F.log_softmax(teacher / temperature, dim=-1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+
+
+def label_loss(logits: Tensor, labels: Tensor, gold: Tensor) -> Tensor:
+    """Cross-entropy (one output: squared error) on the rows that have a gold label, mean over those rows.
+
+    Shapes: logits [B, K], labels [B], gold [B] of 0/1 -> scalar, 0 when no row is gold (augmented texts are not).
+    """
+    if logits.shape[-1] == 1:
+        rows = (logits.squeeze(-1) - labels.to(logits.dtype)).square()
+    else:
+        rows = F.cross_entropy(logits, labels, reduction="none")
+    weight = gold.to(rows.dtype)
+    return (rows * weight).sum() / weight.sum().clamp_min(1)
+
+
+def layer_map(student_layers: int, teacher_layers: int, rule: str = "last") -> list[tuple[int, int]]:
+    """Pairs (student, teacher), counted from 1: which teacher layer each student layer imitates.
+
+    "last": student i of M <-> teacher ceil(i B / M), so last to last; more students than teachers: teacher j <->
+    student ceil(j M / B), the others are free. "first": 1 + (i - 1) * floor(B / M), the authors' program.
+    Raises ValueError for another rule, or for "first" with more students than teachers.
+    """
+    if rule == "last":
+        few, many = sorted((student_layers, teacher_layers))
+        pairs = [(i, -(-i * many // few)) for i in range(1, few + 1)]
+        return pairs if student_layers <= teacher_layers else [(student, teacher) for teacher, student in pairs]
+    if rule != "first":
+        raise ValueError(f"layer map rule: expected last or first, got {rule!r}")
+    if student_layers > teacher_layers:
+        raise ValueError(
+            f"layer map rule first: {student_layers} student layers but only {teacher_layers} of the teacher"
+        )
+    return [(i, 1 + (i - 1) * (teacher_layers // student_layers)) for i in range(1, student_layers + 1)]
+
+
+def check_layer_map(pairs: list[tuple[int, int]], student_layers: int, teacher_layers: int) -> None:
+    """Raises ValueError naming the first pair that is out of range."""
+    for student, teacher in pairs:
+        if not 1 <= student <= student_layers or not 1 <= teacher <= teacher_layers:
+            raise ValueError(
+                f"layer map: pair {student}:{teacher} is out of range, the student has layers 1..{student_layers} and "
+                f"the teacher 1..{teacher_layers}; give pairs as --layer-map 1:2,2:4"
+            )

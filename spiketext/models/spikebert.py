@@ -1,0 +1,380 @@
+"""SpikeBERT: embedding -> N x [spiking self-attention, spiking feed-forward] -> head (SpikeBERT 3.2, figure 1b).
+
+Shapes: T time steps, B texts, L tokens, D features, H heads, K classes; the layout is [T, B, L, D] throughout.
+Three designs live in this one file. N is a layer norm, SN a layer of spiking neurons.
+
+default   a = SN(N x);  q, k, v = SN(N(W a));  x += W_o SN(N(scale (q k^T) v));  x += W_2 SN(N(W_1 SN(N x)))
+          x is a membrane current in float; every Linear reads binary spikes; padding is masked; positions are learned.
+paper     SSA = SN(N(W_o(scale (q k^T) v))), q, k, v = SN(N(W x));  FFN = SN(N(W_2 SN(N(W_1 x))));  x = x + spikes,
+          so a Linear reads integers; no positions, no mask; the attention block's neurons have their own threshold.
+authors   what the authors' program does: input spikes are the sign of the embedding, neurons reset to zero, one more
+          neuron at half the threshold stands before W_o. `PRESETS` has the settings of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import init
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+from spiketext.neurons import LIF, NormLIF
+from spiketext.ops import Neuron, lif, presets
+
+NEURON_FIELDS = ("beta", "reset", "reset_delay", "gain", "fire", "code", "levels", "signed", "surrogate", "alpha",
+                 "detach_reset")  # fmt: skip
+
+
+def _authors(tau: float, time_steps: int) -> dict[str, Any]:
+    return {"design": "authors", "time_steps": time_steps, "attention_threshold": 0.5, "num_attention_heads": 8,
+            **presets("spikingjelly", tau=tau)}  # fmt: skip
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {"design": "paper", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+              "intermediate_size": 3072},
+    "authors-stage1": _authors(tau=10.0, time_steps=16),
+    "authors-stage2": _authors(tau=2.0, time_steps=4),
+}  # fmt: skip
+
+
+@strict
+class SpikeBertConfig(PreTrainedConfig):
+    """Sizes as in BERT; time_steps is T; thresholds in units of the membrane; neuron constants as in `ops.Neuron`.
+
+    attention_threshold belongs to the neuron before W_o (default, authors) or to all neurons of the attention block
+    (paper). scale multiplies (q k^T) v. Raises ValueError for sizes, designs or constants that do not fit together.
+    """
+
+    model_type = "spikebert"
+
+    vocab_size: int = 30522
+    hidden_size: int = 384
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 1536
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    design: str = "default"
+    time_steps: int = 4
+    threshold: float = 1.0
+    attention_threshold: float = 0.25
+    scale: float = 0.125
+    beta: float = 0.9
+    reset: str = "subtract"
+    reset_delay: bool = True
+    gain: float = 1.0
+    fire: str = ">="
+    code: str = "binary"
+    levels: int = 4
+    signed: bool = False
+    surrogate: str = "atan"
+    alpha: float | None = None
+    detach_reset: bool = True
+
+    def neuron(self, threshold: float | None = None) -> dict[str, Any]:
+        """Arguments of `ops.lif` at a threshold (the general one when None)."""
+        constants = {name: getattr(self, name) for name in NEURON_FIELDS}
+        return {**constants, "threshold": self.threshold if threshold is None else threshold}
+
+    def validate_spiking(self):
+        """Cross-field checks, run after construction."""
+        if self.design not in ("default", "paper", "authors"):
+            raise ValueError(f"design: expected default, paper or authors, got {self.design!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        if self.time_steps < 1:
+            raise ValueError(f"time_steps: expected at least 1, got {self.time_steps}")
+        if self.code == "integer" and self.time_steps != 1:
+            raise ValueError(f"the integer code has no memory: expected time_steps 1, got {self.time_steps}")
+        Neuron(**self.neuron())
+
+
+@dataclass
+class SpikeBertOutput(ModelOutput):
+    """last_hidden_state [T, B, L, D]: the residual after the last block; embedding [B, L, D].
+
+    hidden_states: the residual after each block, when asked for; attentions: q k^T [T, B, H, L, L], counts of
+    coinciding spikes between 0 and D / H (times levels squared with the integer code), when asked for.
+    """
+
+    last_hidden_state: Tensor | None = None
+    embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class SpikeBertEmbeddings(nn.Module):
+    """Token ids [B, L] -> embedding [B, L, D]: word + position + segment, normed; paper, authors: the word alone."""
+
+    def __init__(self, config: SpikeBertConfig):
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.bert_like = config.design == "default"
+        if self.bert_like:
+            self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Raises ValueError when a text is longer than the positions that were learned."""
+        words = self.word(input_ids)
+        if not self.bert_like:
+            return words
+        length = input_ids.shape[1]
+        if length > self.position.num_embeddings:
+            raise ValueError(f"text of {length} tokens: this model has positions for {self.position.num_embeddings}")
+        positions = self.position.weight[:length]
+        segments = self.segment(torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
+        return self.norm(words + positions + segments)
+
+
+class SpikingSelfAttention(nn.Module):
+    """Attention without softmax. x [T, B, L, D] -> what is added to x, and the scores [T, B, H, L, L] when asked for.
+
+    Nothing normalises the scores, so (q k^T) v = q (k^T v) as integers: the cheaper order is taken, and the scores
+    are built only when asked for. Counts stay in float32 (exact below 2^24), under autocast too.
+    """
+
+    def __init__(self, config: SpikeBertConfig):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.design, self.heads, self.scale = config.design, config.num_attention_heads, config.scale
+        inner = config.attention_threshold if self.design == "paper" else config.threshold
+        general, special = config.neuron(inner), config.neuron(config.attention_threshold)
+        if self.design == "default":
+            self.input = NormLIF(width, eps=eps, **general)
+            self.mixed = NormLIF(width, eps=eps, **special)
+        if self.design == "authors":
+            self.mixed = LIF(**special)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv_spikes = NormLIF(width, groups=3, eps=eps, **general)
+        self.output = nn.Linear(width, width)
+        if self.design != "default":
+            self.output_spikes = NormLIF(width, eps=eps, **general)
+
+    def forward(self, x: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """mask [B, L], 1 for a real token: a padded token is never attended to."""
+        spikes = self.input(x) if self.design == "default" else x
+        currents = self.qkv(spikes).unflatten(-1, (3, -1))  # [T, B, L, 3, D]
+        mixed, scores = self.attend(self.qkv_spikes(currents), mask, with_scores)
+        mixed = (mixed * self.scale).to(spikes.dtype)
+        if self.design == "paper":
+            return self.output_spikes(self.output(mixed)), scores
+        out = self.output(self.mixed(mixed))
+        return (out if self.design == "default" else self.output_spikes(out)), scores
+
+    def attend(self, qkv: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """qkv spikes [T, B, L, 3, D] -> (q k^T) v [T, B, L, D] as counts, scores or None."""
+        steps, texts, length, _, width = qkv.shape
+        with torch.autocast(qkv.device.type, enabled=False):
+            exact = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
+            split = exact.view(steps, texts, length, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
+            q, k, v = split.unbind()  # [T, B, H, L, D/H] each
+            if mask is not None:
+                k = k * mask[:, None, :, None].to(k.dtype)
+            if with_scores or length <= width // self.heads:
+                scores = q @ k.mT
+                mixed = scores @ v
+            else:
+                scores, mixed = None, q @ (k.mT @ v)
+        return mixed.transpose(2, 3).reshape(steps, texts, length, width), scores if with_scores else None
+
+
+class SpikingFeedForward(nn.Module):
+    """x [T, B, L, D] -> what is added to x."""
+
+    def __init__(self, config: SpikeBertConfig):
+        super().__init__()
+        width, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        self.design = config.design
+        if self.design == "default":
+            self.input = NormLIF(width, eps=eps, **config.neuron())
+        self.expand = nn.Linear(width, inner)
+        self.expand_spikes = NormLIF(inner, eps=eps, **config.neuron())
+        self.output = nn.Linear(inner, width)
+        if self.design != "default":
+            self.output_spikes = NormLIF(width, eps=eps, **config.neuron())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W_2 SN(N(W_1 SN(N x))), or with the neuron last in the other designs."""
+        spikes = self.input(x) if self.design == "default" else x
+        out = self.output(self.expand_spikes(self.expand(spikes)))
+        return out if self.design == "default" else self.output_spikes(out)
+
+
+class SpikeBertLayer(nn.Module):
+    """One block: residual x [T, B, L, D] -> residual x, scores or None."""
+
+    def __init__(self, config: SpikeBertConfig):
+        super().__init__()
+        self.attention, self.feed_forward = SpikingSelfAttention(config), SpikingFeedForward(config)
+
+    def forward(self, x: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """Attention, then feed-forward, each added to x."""
+        out, scores = self.attention(x, mask, with_scores)
+        x = x + out
+        return x + self.feed_forward(x), scores
+
+
+class SpikeBertPreTrainedModel(PreTrainedModel):
+    """Weights at birth: normal with config.initializer_range; word vectors of paper and authors have deviation 1."""
+
+    config_class = SpikeBertConfig
+    base_model_prefix = "spikebert"
+    _no_split_modules = ["SpikeBertLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.initializer_range if self.config.design == "default" else 1.0)
+            if module.padding_idx is not None:
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, (nn.LayerNorm, NormLIF)):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class SpikeBertModel(SpikeBertPreTrainedModel):
+    """The encoder: token ids [B, L] -> residual [T, B, L, D]."""
+
+    def __init__(self, config: SpikeBertConfig):
+        super().__init__(config)
+        self.embeddings = SpikeBertEmbeddings(config)
+        self.layers = nn.ModuleList(SpikeBertLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embedding."""
+        return self.embeddings.word
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embedding."""
+        self.embeddings.word = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> SpikeBertOutput:
+        """See `SpikeBertOutput`. attention_mask [B, L] is 1 for a real token; paper and authors do not look at it."""
+        mask = attention_mask if self.config.design == "default" else None
+        embedding = self.embeddings(input_ids, token_type_ids)
+        x = self.start(embedding)
+        hidden_states: list[Tensor] = []
+        attentions: list[Tensor | None] = []
+        for layer in self.layers:
+            x, scores = layer(x, mask, output_attentions)
+            hidden_states.append(x)
+            attentions.append(scores)
+        return SpikeBertOutput(
+            last_hidden_state=x,
+            embedding=embedding,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+    def start(self, embedding: Tensor) -> Tensor:
+        """Embedding [B, L, D] -> x at the first block [T, B, L, D]: the embedding at every step, or input spikes."""
+        config = self.config
+        repeated = embedding.expand(config.time_steps, *embedding.shape)
+        if config.design == "default":
+            return repeated
+        if config.design == "paper":
+            return lif(repeated, **config.neuron())[0]
+        sign = {"code": config.code, "surrogate": config.surrogate, "alpha": config.alpha, "beta": 0.0}
+        tiny = torch.finfo(embedding.dtype).tiny  # a threshold must be positive: zero and above count as "sign +"
+        return lif(repeated + 2 * tiny, threshold=tiny, reset="zero", **sign)[0]
+
+
+class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
+    """Single texts or pairs -> logits [B, K] (K = 1 and problem_type "regression": one number)."""
+
+    def __init__(self, config: SpikeBertConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.spikebert = SpikeBertModel(config)
+        width = config.hidden_size
+        if config.design == "default":
+            self.head_spikes: nn.Module = NormLIF(width, eps=config.layer_norm_eps, **config.neuron())
+        else:
+            self.head_spikes = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.classifier = nn.Linear(width, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits: mean over steps and real tokens of the head's Linear, which reads spikes. Loss when labels given."""
+        encoded = self.spikebert(input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions)
+        scores = self.classifier(self.head_spikes(encoded.last_hidden_state)).mean(0)  # [B, L, K]
+        if attention_mask is None or self.config.design != "default":
+            logits = scores.mean(1)
+        else:
+            weight = attention_mask.to(scores.dtype)
+            logits = (scores * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+        loss = None
+        if labels is not None:
+            if self.config.problem_type == "regression":
+                loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+            else:
+                loss = nn.functional.cross_entropy(logits, labels)
+        hidden = (encoded.embedding, *encoded.hidden_states) if output_hidden_states else None
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden, attentions=encoded.attentions)
+
+
+@torch.no_grad()
+def initialise_from_teacher(student: SpikeBertModel, teacher: nn.Module, layer_pairs: list[tuple[int, int]]) -> int:
+    """Copy the weights of a BERT encoder into the student where the shapes allow; returns how many tensors came over.
+
+    layer_pairs are (student, teacher) counted from 1. Norms before neurons keep their own start.
+    """
+    sources = dict(teacher.named_parameters())
+    names = {"embeddings.word.weight": ["embeddings.word_embeddings.weight"],
+             "embeddings.position.weight": ["embeddings.position_embeddings.weight"],
+             "embeddings.segment.weight": ["embeddings.token_type_embeddings.weight"],
+             "embeddings.norm.weight": ["embeddings.LayerNorm.weight"],
+             "embeddings.norm.bias": ["embeddings.LayerNorm.bias"]}  # fmt: skip
+    for mine, theirs in layer_pairs:
+        for kind in ("weight", "bias"):
+            here, there = f"layers.{mine - 1}.", f"encoder.layer.{theirs - 1}."
+            names[f"{here}attention.qkv.{kind}"] = [
+                f"{there}attention.self.{part}.{kind}" for part in ("query", "key", "value")
+            ]
+            names[f"{here}attention.output.{kind}"] = [f"{there}attention.output.dense.{kind}"]
+            names[f"{here}feed_forward.expand.{kind}"] = [f"{there}intermediate.dense.{kind}"]
+            names[f"{here}feed_forward.output.{kind}"] = [f"{there}output.dense.{kind}"]
+    copied = 0
+    for name, parameter in student.named_parameters():
+        parts = [sources[source] for source in names.get(name, []) if source in sources]
+        if parts and sum(map(len, parts)) == len(parameter) and parts[0].shape[1:] == parameter.shape[1:]:
+            parameter.copy_(torch.cat(parts))
+            copied += 1
+    return copied

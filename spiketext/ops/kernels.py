@@ -1,0 +1,97 @@
+"""The compiled back end: builds lif.cpp once with PyTorch's own tools, then loads it from the cache."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from spiketext.ops.lif import Neuron
+
+SOURCE = Path(__file__).with_name("lif.cpp")
+
+
+@functools.cache
+def load() -> str | None:
+    """Path of the loaded library; None when it cannot be built here (`why_not` says why).
+
+    The first call on a machine compiles for about half a minute. SPIKETEXT_KERNELS=0 turns the back end off.
+    """
+    if why_not() is not None:
+        return None
+    from torch.utils import cpp_extension
+
+    name = f"spiketext_{_fingerprint()}"
+    try:
+        cpp_extension.load(
+            name,
+            [str(SOURCE)],
+            extra_cflags=["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno"],
+            is_python_module=False,
+        )
+    except (RuntimeError, OSError) as error:
+        warnings.warn(
+            f"the compiled neurons could not be built, slower tensor code runs instead: {error}", stacklevel=2
+        )
+        return None
+    return name
+
+
+def why_not() -> str | None:
+    """What keeps the compiled back end from running here; None when nothing does."""
+    if os.environ.get("SPIKETEXT_KERNELS") == "0":
+        return "turned off by SPIKETEXT_KERNELS=0"
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    for tool in ("ninja", "c++"):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed"
+    return None
+
+
+def forward(
+    x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron
+) -> tuple[Tensor, Tensor]:
+    """x [T, N, G, D], state [N, G, D], weight and bias [G, D] -> spikes [T, N, G, D], last membrane [N, G, D]."""
+    return torch.ops.spiketext.norm_lif(x, *_contiguous(state, weight, bias), *_constants(n, eps))
+
+
+def backward(
+    x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron,
+    grad_spikes: Tensor, grad_state: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of x, state, weight and bias, each None where the input was None."""
+    optional = _contiguous(state, weight, bias, grad_state)
+    grad_x, grad_from, grad_weight, grad_bias = torch.ops.spiketext.norm_lif_backward(
+        x, *optional[:3], grad_spikes, optional[3], *_constants(n, eps)
+    )
+    if weight is None:
+        return grad_x, grad_from if state is not None else None, None, None
+    return grad_x, grad_from if state is not None else None, grad_weight.view_as(weight), grad_bias.view_as(weight)
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [tensor.contiguous() if tensor is not None else None for tensor in tensors]
+
+
+def _constants(n: Neuron, eps: float) -> tuple:
+    return (n.beta, n.threshold, n.gain, n.alpha, eps, n.reset == "zero", n.reset_delay, n.fire == ">",
+            n.surrogate == "atan")  # fmt: skip
+
+
+def _fingerprint() -> str:
+    """Of source, torch and processor: a library built for another machine is never loaded."""
+    flags = ""
+    if Path("/proc/cpuinfo").exists():
+        flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    parts = (SOURCE.read_text(), torch.__version__, sys.version, platform.machine(), platform.processor(), flags)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

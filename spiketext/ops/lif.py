@@ -1,0 +1,256 @@
+"""The neuron: its definition, and the same function sooner.
+
+Equation (SpikeBERT eq. 1-4, SNN-TextCNN eq. 1-3; I current, U membrane potential, S spikes, thr threshold):
+
+    U[t] = gain * I[t] + beta * U[t-1] - thr * S[t-1]        S[t] = 1 if U[t] >= thr else 0
+    backward  atan:          dS/dU = (alpha/2) / (1 + (pi/2 * alpha * (U - thr))^2)
+              fast_sigmoid:  dS/dU = 1 / (1 + alpha * |U - thr|)^2
+
+Letters: beta is the share of the membrane that is kept for the next step; SpikingJelly's tau is 1 / (1 - beta).
+How we differ: v1 of SpikeBERT prints U where U - thr is meant; SpikingJelly subtracts beta * thr at a soft reset.
+`lif_reference` is the definition, a loop over time; `lif` computes the same with a fused pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spiketext.ops import kernels
+from spiketext.ops.surrogate import DEFAULT_ALPHA, Surrogate, derivative, encode
+
+Reset = Literal["subtract", "zero"]
+Code = Literal["binary", "ternary", "integer"]
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The constants of a neuron, checked at birth.
+
+    Fields: beta (share of the membrane kept, 0 to 1), threshold (> 0, the unit of the membrane), gain (factor on the
+    current), reset ("subtract" the threshold or to "zero"), reset_delay (the reset acts after the leak, as in the
+    paper, or before it; no effect with "zero"), fire (">=" or ">"), code ("binary" 0/1, "ternary" -1/0/1, "integer"
+    0..levels without memory), levels and signed (integer only), surrogate and its scale alpha (None: 2 for atan, 25
+    for fast_sigmoid), detach_reset (no gradient through the reset).
+    Raises: ValueError naming the field, the values that are possible and the value got.
+    """
+
+    beta: float = 0.9
+    threshold: float = 1.0
+    reset: Reset = "subtract"
+    reset_delay: bool = True
+    gain: float = 1.0
+    fire: Literal[">=", ">"] = ">="
+    code: Code = "binary"
+    levels: int = 4
+    signed: bool = False
+    surrogate: Surrogate = "atan"
+    alpha: float | None = None
+    detach_reset: bool = True
+
+    def __post_init__(self):
+        choices = {"reset": ("subtract", "zero"), "fire": (">=", ">"), "code": ("binary", "ternary", "integer"),
+                   "surrogate": tuple(DEFAULT_ALPHA)}  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"neuron {name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"neuron beta: expected a share between 0 and 1, got {self.beta}")
+        if not self.threshold > 0:
+            raise ValueError(f"neuron threshold: expected a number above 0, got {self.threshold}")
+        if self.levels < 1:
+            raise ValueError(f"neuron levels: expected at least 1, got {self.levels}")
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", DEFAULT_ALPHA[self.surrogate])
+
+
+def presets(name: str, *, tau: float = 2.0, beta: float = 1.0) -> dict[str, Any]:
+    """Arguments of `lif` that reproduce a neuron of the literature.
+
+    "paper": the equation of SpikeBERT. "spikingjelly": `LIFNode(tau, decay_input=True, v_reset=0)` with ATan, the
+    authors' SpikeBERT program (tau in time steps). "snntorch": `Leaky(beta, reset_mechanism="subtract")`, the authors'
+    SNN-TextCNN program.
+    Raises: ValueError for another name.
+    """
+    known: dict[str, dict[str, Any]] = {
+        "paper": {},
+        "spikingjelly": {"beta": 1 - 1 / tau, "gain": 1 / tau, "reset": "zero", "reset_delay": False,
+                         "fire": ">=", "surrogate": "atan", "alpha": 2.0},
+        "snntorch": {"beta": beta, "reset": "subtract", "reset_delay": True, "fire": ">",
+                     "surrogate": "fast_sigmoid", "alpha": 25.0},
+    }  # fmt: skip
+    if name not in known:
+        raise ValueError(f"neuron preset: expected one of {', '.join(known)}, got {name!r}")
+    return known[name]
+
+
+def lif_reference(current: Tensor, state: Tensor | None = None, **neuron: Any) -> tuple[Tensor, Tensor]:
+    """The definition of `lif`: one step after the other, differentiated by autograd. Same arguments, same result."""
+    n = Neuron(**neuron)
+    _check(current, state, n)
+    if n.code == "integer":
+        membrane = n.gain * current
+        return encode(membrane, n), membrane[-1]
+    membrane = torch.zeros_like(current[0]) if state is None else state
+    spikes = []
+    emitted = encode(membrane, n)  # S[t-1]: what the given membrane has just fired
+    for step in current:
+        pending = emitted.detach() if n.detach_reset else emitted
+        if n.reset == "zero":
+            membrane = n.gain * step + n.beta * (1 - _size(pending, n)) * membrane
+        elif n.reset_delay:
+            membrane = n.gain * step + n.beta * membrane - n.threshold * pending
+        else:
+            membrane = n.gain * step + n.beta * (membrane - n.threshold * pending)
+        emitted = encode(membrane, n)
+        spikes.append(emitted)
+    return torch.stack(spikes), membrane
+
+
+def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = None, **neuron: Any):
+    """Run leaky integrate-and-fire neurons over all time steps.
+
+    Shapes:   current [T, ...], state [...] (rest when None) -> spikes [T, ...], state [...].
+    Units:    membrane, threshold and current share one arbitrary unit; beta is per time step.
+    Dtype:    any floating dtype; spikes are 0/1 (ternary -1/0/1, integer 0..levels) in current's dtype.
+    State:    U[T] before its pending reset, so a sequence can be cut anywhere with equal spikes.
+    Gradient: the surrogate through the threshold; none through the reset unless detach_reset=False.
+    Options:  every field of `Neuron`, by name.  Equation: the head of this file.
+    Backend:  "cpp" (compiled, CPU, float32/float64), "torch" (tensor code), "reference"; None takes the first
+              that can run here.
+    Raises:   ValueError for a current without time axis, a state of another shape, an option out of range, T other
+              than 1 with the integer code, or a backend that cannot run.
+    """
+    n = Neuron(**neuron)
+    _check(current, state, n)
+    chosen = resolve_backend(backend, current, n)
+    if chosen == "reference":
+        return lif_reference(current, state, **neuron)
+    membrane = torch.zeros_like(current[0]) if state is None else state
+    if chosen == "cpp":
+        width = current.shape[-1] if current.dim() > 1 else 1
+        flat = current.reshape(current.shape[0], -1, 1, width)
+        spikes, last = _CompiledLIF.apply(flat, membrane.reshape(-1, 1, width), None, None, 0.0, n)
+        return spikes.view(current.shape), last.view(current.shape[1:])
+    return _FusedLIF.apply(current, membrane, n)
+
+
+def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: str | None = None, **neuron: Any):
+    """Layer normalisation and then `lif`, in one pass over memory where the compiled back end runs.
+
+    Shapes:  x [T, ..., D] with weight, bias [D], or x [T, ..., G, D] with weight, bias [G, D] (a norm of its own for
+             each of G groups) -> spikes, the shape of x. Every sequence starts at rest.
+    Definition: `lif(layer_norm(x) * weight + bias)[0]`. Options, dtype, gradient and errors: see `lif`.
+    """
+    n = Neuron(**neuron)
+    if resolve_backend(backend, x, n) != "cpp":
+        current = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps) * weight + bias
+        return lif(current, backend=backend, **neuron)[0]
+    _check(x, None, n)
+    groups = weight.shape[0] if weight.dim() == 2 else 1
+    flat = x.reshape(x.shape[0], -1, groups, x.shape[-1])
+    return _CompiledLIF.apply(flat, None, weight, bias, eps, n)[0].view(x.shape)
+
+
+def available_backends(current: Tensor, neuron: Neuron) -> list[str]:
+    """The back ends that can run this tensor and neuron, fastest first."""
+    if neuron.code == "integer":
+        return ["reference"]  # elementwise: nothing to fuse
+    compiled = (
+        current.device.type == "cpu"
+        and current.dtype in (torch.float32, torch.float64)
+        and neuron.code == "binary"
+        and neuron.detach_reset
+        and kernels.load() is not None
+    )
+    return ["cpp", "torch", "reference"] if compiled else ["torch", "reference"]
+
+
+def resolve_backend(requested: str | None, current: Tensor, neuron: Neuron) -> str:
+    """The back end that will run. Raises ValueError when the requested one cannot, naming those that can."""
+    if requested in ("torch", "reference"):
+        return requested if neuron.code != "integer" else "reference"
+    available = available_backends(current, neuron)
+    if requested is not None and requested not in available:
+        raise ValueError(
+            f"backend {requested!r} cannot run a {neuron.code} neuron on {current.device} in {current.dtype}; "
+            f"available here: {', '.join(available)}"
+        )
+    return requested or available[0]
+
+
+def _check(current: Tensor, state: Tensor | None, neuron: Neuron) -> None:
+    if current.dim() < 1 or current.shape[0] < 1:
+        raise ValueError(f"current must have a time axis of at least one step, [T, ...]; got {list(current.shape)}")
+    if state is not None and state.shape != current.shape[1:]:
+        raise ValueError(f"state must have the shape {list(current.shape[1:])} of one step, got {list(state.shape)}")
+    if neuron.code == "integer" and (current.shape[0] != 1 or state is not None):
+        raise ValueError(f"the integer code has no memory: expected T = 1 and no state, got T = {current.shape[0]}")
+
+
+def _size(spikes: Tensor, n: Neuron) -> Tensor:
+    return spikes.abs() if n.code == "ternary" else spikes
+
+
+class _FusedLIF(torch.autograd.Function):
+    """`lif_reference` as tensor code: keeps only the membranes, walks back over them once."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, state: Tensor, n: Neuron):
+        membranes = torch.empty_like(current)
+        before, fired = state, encode(state, n)
+        for t, step in enumerate(current):
+            if n.reset == "zero":
+                torch.add(n.gain * step, (1 - _size(fired, n)) * before, alpha=n.beta, out=membranes[t])
+            elif n.reset_delay:
+                torch.add(n.gain * step, before, alpha=n.beta, out=membranes[t]).sub_(fired, alpha=n.threshold)
+            else:
+                torch.add(n.gain * step, before - n.threshold * fired, alpha=n.beta, out=membranes[t])
+            before = membranes[t]
+            fired = encode(before, n)
+        ctx.save_for_backward(membranes, state)
+        ctx.neuron = n
+        return encode(membranes, n), membranes[-1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor):
+        (membranes, state), n = ctx.saved_tensors, ctx.neuron
+        grad_spikes, running = grads
+        grad_current = torch.empty_like(membranes)
+        for t in range(len(membranes) - 1, -1, -1):
+            local = grad_spikes[t] * derivative(membranes[t], n)
+            running = running + local if t == len(membranes) - 1 else running * _carry(membranes[t], n) + local
+            grad_current[t] = n.gain * running
+        return grad_current, running * _carry(state, n), None
+
+
+def _carry(membrane: Tensor, n: Neuron) -> Tensor | float:
+    """dU[t+1] / dU[t], the reset included where it carries a gradient."""
+    slope: Tensor | float = 0.0 if n.detach_reset else derivative(membrane, n)
+    if n.reset == "zero":
+        spikes = encode(membrane, n)
+        return n.beta * (1 - _size(spikes, n) - slope * membrane * (spikes if n.code == "ternary" else 1))
+    return n.beta - n.threshold * slope if n.reset_delay else n.beta * (1 - n.threshold * slope)
+
+
+class _CompiledLIF(torch.autograd.Function):
+    """Optional layer norm and LIF over x [T, N, G, D] by the compiled kernel; backward computes the membranes again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps, n):
+        x = x.contiguous()
+        ctx.save_for_backward(x, state, weight, bias)
+        ctx.neuron, ctx.eps = n, eps
+        return kernels.forward(x, state, weight, bias, eps, n)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor):
+        x, state, weight, bias = ctx.saved_tensors
+        with_state = state is not None
+        grad_x, grad_state, grad_weight, grad_bias = kernels.backward(
+            x, state, weight, bias, ctx.eps, ctx.neuron, grads[0].contiguous(), grads[1] if with_state else None
+        )
+        return grad_x, grad_state, grad_weight, grad_bias, None, None

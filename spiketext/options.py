@@ -1,0 +1,126 @@
+"""Floor 0: what can be asked of a training run. One dataclass for each stage; the text of a field is its --help.
+
+Nothing heavy is imported here, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How labelled texts are read."""
+
+    data: str = _option("", "name of a built-in set, or a .csv, .tsv, .jsonl file, or a folder of them")
+    data_dir: str | None = _option(None, "folder of the built-in sets; default: SPIKETEXT_DATA")
+    text_column: str | None = _option(None, "column of the text")
+    pair_column: str | None = _option(None, "column of the second text of a pair")
+    label_column: str | None = _option(None, "column of the label")
+    delimiter: str | None = _option(None, "separator of the columns")
+    encoding: str = _option("utf-8", "encoding of a file of yours")
+    task: str | None = _option(None, "classification or regression")
+    skip_bad_rows: bool = _option(False, "drop rows without text or label and count them, instead of an error")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What every stage has."""
+
+    out: str = _option("", "folder of the result; the same command again resumes")
+    epochs: float = _option(3.0, "passes over the rows")
+    batch_size: int = _option(32, "texts in one optimiser step")
+    micro_batch: int = _option(32, "texts in one forward pass; smaller needs less memory and accumulates gradients")
+    learning_rate: float = _option(5e-5, "peak, after the warm-up")
+    weight_decay: float = _option(5e-3, "AdamW's")
+    warmup: float = _option(0.05, "share of the steps with rising learning rate, which then falls linearly")
+    max_grad_norm: float = _option(1.0, "clip the gradient at this length")
+    max_length: int = _option(128, "tokens kept of a text")
+    seed: int = _option(0, "of all random draws")
+    evals_per_epoch: int = _option(1, "validations (and checkpoints) in each epoch")
+    patience: int = _option(3, "stop after so many validations without a better one")
+    threads: int = _option(0, "threads of the computation; 0: all cores")
+    precision: str = _option("auto", "auto (bf16 where the CPU has it), float32 or bf16")
+    quiet: bool = _option(False, "no progress bar")
+
+
+@dataclass(frozen=True)
+class TeacherOptions(TrainingOptions, DataOptions):
+    """Fine-tune a BERT-type teacher on a task."""
+
+    model: str = _option("minilm", "minilm (the packaged encoder), a Hugging Face name or a folder")
+    epochs: float = _option(4.0, "passes over the rows")
+    weight_decay: float = _option(0.01, "AdamW's")
+    warmup: float = _option(0.1, "share of the steps with rising learning rate, which then falls linearly")
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """What a spiking student looks like; ignored where the student is given as a folder."""
+
+    preset: str = _option("default", "default (ours), paper, authors-stage1 or authors-stage2")
+    layers: int = _option(0, "blocks; 0: as many as the teacher (6 without one)")
+    time_steps: int = _option(0, "T; 0: the preset's")
+
+
+@dataclass(frozen=True)
+class TrainOptions(StudentOptions, TrainingOptions, DataOptions):
+    """Train a spiking classifier without a teacher."""
+
+    model: str = _option("spikebert", "the network: spikebert")
+    start: str | None = _option(None, "folder of a model to start from")
+    tokenizer: str = _option("minilm", "tokenizer of a new network: minilm, a Hugging Face name or a folder")
+    epochs: float = _option(5.0, "passes over the rows")
+    learning_rate: float = _option(2e-4, "peak, after the warm-up")
+
+
+@dataclass(frozen=True)
+class DistillationOptions(StudentOptions, TrainingOptions):
+    """What both distillation stages share."""
+
+    teacher: str = _option("minilm", "folder or name of the teacher")
+    initialise: bool = _option(True, "start a new student from the teacher's weights where shapes allow")
+    layer_map: str = _option("last", "last, first, or pairs student:teacher such as 1:2,2:4")
+    feature_norm: str = _option("euclidean", "euclidean (eq. 6) or mse")
+
+
+@dataclass(frozen=True)
+class PretrainOptions(DistillationOptions):
+    """Stage 1: imitate the features of a teacher on unlabelled text."""
+
+    corpus: str = _option("", "files and folders of text, separated by commas; .gz and .tar.gz too")
+    tokens: int = _option(2_000_000, "how many tokens of the corpus to read")
+    epochs: float = _option(1.0, "passes over those tokens")
+    batch_size: int = _option(128, "texts in one optimiser step")
+    learning_rate: float = _option(5e-4, "peak, after the warm-up")
+    max_length: int = _option(64, "tokens kept of a sentence")
+    feature_weight: float = _option(1.0, "sigma 1 of eq. 7")
+    embedding_weight: float = _option(1.0, "sigma 2 of eq. 7")
+    evals_per_epoch: int = _option(10, "validations (and checkpoints) in each epoch")
+
+
+@dataclass(frozen=True)
+class DistillOptions(DistillationOptions, DataOptions):
+    """Stage 2: learn a task from a teacher fine-tuned on it."""
+
+    student: str | None = _option(None, "folder of stage 1; without it a new student is made")
+    epochs: float = _option(5.0, "passes over the rows")
+    feature_weight: float = _option(0.1, "of the features, eq. 8; 0 switches the term off")
+    embedding_weight: float = _option(0.1, "of the embedding, eq. 8")
+    logit_weight: float = _option(1.0, "of KL(teacher || student), eq. 8")
+    label_weight: float = _option(0.1, "of the cross-entropy with the gold label, eq. 8")
+    temperature: float = _option(1.0, "of the logits")
+    copies: int = _option(1, "augmented texts for each original in each epoch")
+    p_mask: float = _option(0.1, "chance that a word is masked")
+    p_pos: float = _option(0.1, "chance that a word is replaced by another of its part of speech")
+    p_ngram: float = _option(0.25, "chance that a text is cut to a random n-gram, n from 1 to 5")
+
+
+def describe(options: Any) -> dict[str, Any]:
+    """The fields of an options object, by name."""
+    return {f.name: getattr(options, f.name) for f in fields(options)}

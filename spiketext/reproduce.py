@@ -1,0 +1,185 @@
+"""Floor 7: experiments. A TOML file holds what differs from the defaults; the result file says what came out.
+
+experiments/NAME.toml -> experiments/results/NAME.json, and experiments/RESULTS.md out of all result files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from spiketext import distillation, training
+from spiketext.about import machine, versions
+from spiketext.data import load
+from spiketext.evaluation import evaluate, tfidf_baseline
+from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.runs import write_whole
+
+KINDS: dict[str, type | None] = {
+    "tfidf": None, "teacher": TeacherOptions, "train": TrainOptions, "distill": DistillOptions,
+}  # fmt: skip
+_METRICS = ("accuracy", "firing_rate")
+Say = Callable[[str], None]
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """An experiment, checked. Raises FileNotFoundError, or ValueError naming the key that is wrong."""
+    path = folder / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
+        raise FileNotFoundError(f"experiment {name}: no {path}; known are {known}")
+    spec = tomllib.loads(path.read_text(encoding="utf-8"))
+    spec |= {"name": name, "path": path.as_posix()}
+    parts = [(PretrainOptions, spec["pretrain"])] if "pretrain" in spec else []
+    for row in spec.get("rows", []):
+        if row.get("kind") not in KINDS:
+            raise ValueError(
+                f"{path}: row {row.get('row')!r} has kind {row.get('kind')!r}, expected {', '.join(KINDS)}"
+            )
+        options = KINDS[row["kind"]]
+        if options is not None:
+            parts.append((options, row.get("options", {})))
+    for options, asked in parts:
+        unknown = set(asked) - {field.name for field in fields(options)}
+        if unknown:
+            raise ValueError(f"{path}: unknown key {min(unknown)!r} for {options.__name__}")
+    return spec
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    """Name, title, state and open cells with their estimated seconds of every experiment."""
+    found = []
+    for path in sorted(folder.glob("*.toml")):
+        spec = read(folder, path.stem)
+        if "rows" not in spec:
+            continue
+        saved = _saved(folder, path.stem)
+        cells = saved["cells"] if saved else []
+        empty = [cell for cell in cells if cell["status"] == "empty"]
+        state = "not run" if not cells else f"{len(cells) - len(empty)}/{len(cells)} cells"
+        found.append({"name": path.stem, "title": spec["title"], "state": state,
+                      "cost_s": sum(cell.get("cost_s") or 0 for cell in empty)})  # fmt: skip
+    return found
+
+
+def reproduce(
+    folder: Path, name: str, data_dir: str | None = None, seeds: int | None = None, say: Say = lambda text: None
+) -> dict[str, Any]:
+    """Run an experiment row by row, saving the result file after each; complete cells are not run again.
+
+    Returns {"json": the result, "table": text}. Raises as `read`, and as the stages.
+    """
+    spec = read(folder, name)
+    data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
+    text_set = load(spec["data"], data_dir)
+    wanted = list(range(seeds)) if seeds else list(spec["seeds"])
+    result = {
+        "name": name,
+        "scale": spec["scale"],
+        "command": f"spiketext reproduce {name}" + (f" --seeds {seeds}" if seeds else ""),
+        "versions": versions(),
+        "machine": machine(),
+        "cells": [],
+    }
+    before = {(c["row"], c["metric"]): c for c in (_saved(folder, name) or {"cells": []})["cells"]}
+    for row in spec["rows"]:
+        for metric in _METRICS if row["kind"] in ("train", "distill") else _METRICS[:1]:
+            cell = before.get((row["row"], metric))
+            keep = cell is not None and cell["status"] == "done" and cell["data_hash"] == text_set.hash
+            result["cells"].append(cell if keep else _empty(spec, row, metric, text_set.hash))
+    for row in spec["rows"]:
+        cells = [cell for cell in result["cells"] if cell["row"] == row["row"]]
+        for seed in wanted:
+            if seed in cells[0]["seeds"]:
+                continue
+            say(f"{name}: {row['row']}, seed {seed}")
+            outcome = _run_row(folder, spec, row, seed, data_dir, text_set)
+            for cell in cells:
+                cell["seeds"].append(seed)
+                cell["values"].append(round(100 * outcome[cell["metric"]], 3))
+                cell["wall_s"].append(outcome["wall_s"])
+                cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", 1))
+                cell["status"] = "done"
+                cell.pop("cost_s", None)
+            write_whole(folder / "results" / f"{name}.json", json.dumps(result, indent=2) + "\n")
+            write_whole(folder / "RESULTS.md", results_page(folder))
+    return {"json": result, "table": table(result)}
+
+
+def _empty(spec: dict, row: dict, metric: str, data_hash: str) -> dict[str, Any]:
+    paper = row.get("paper") if metric == "accuracy" else None
+    return {"row": row["row"], "column": spec["data"], "metric": metric, "unit": "%", "values": [], "seeds": [],
+            "split": "test", "data_hash": data_hash, "config": spec["path"], "wall_s": [], "test_reads": 0,
+            "status": "empty", "cost_s": row.get("cost_s"), "paper": paper}  # fmt: skip
+
+
+def _run_row(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | None, text_set: Any) -> dict[str, Any]:
+    if row["kind"] == "tfidf":
+        return tfidf_baseline(text_set) | {"wall_s": 0.0}
+    root = Path("runs") / spec["name"]
+    asked = dict(row.get("options", {})) | {"data": spec["data"], "data_dir": data_dir, "seed": seed}
+    if row["kind"] == "distill":
+        asked["teacher"] = str(root / f"teacher-{seed}")
+        if "student" in row:
+            asked["student"] = stage_one(folder, row["student"], data_dir)
+    out = str(root / f"{row['run']}-{seed}")
+    options = KINDS[row["kind"]]
+    assert options is not None
+    stage = {"teacher": training.teacher, "train": training.train, "distill": distillation.distill}[row["kind"]]
+    trained = stage(options(**asked, out=out))
+    scored = evaluate(out, text_set, "test")
+    return scored | {"wall_s": trained["wall_s"]}
+
+
+def stage_one(folder: Path, name: str, data_dir: str | None) -> str:
+    """The folder of a stage-1 checkpoint, made first where it is not there: experiments/NAME.toml -> runs/NAME."""
+    asked = dict(read(folder, name)["pretrain"])
+    asked["corpus"] = ",".join(str(Path(data_dir or ".") / part) for part in asked["corpus"].split(","))
+    out = f"runs/{name}"
+    distillation.pretrain(PretrainOptions(**asked, out=out))
+    return out
+
+
+def _saved(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as a Markdown table: ours beside the paper's number, one line for each row."""
+    lines = [f"{result['name']} ({result['scale']}, test split of {result['cells'][0]['column']})", "",
+             "| row | accuracy % | paper % | firing rate % | training s | seeds |",
+             "|---|--:|--:|--:|--:|---|"]  # fmt: skip
+    for row in dict.fromkeys(cell["row"] for cell in result["cells"]):
+        cells = {cell["metric"]: cell for cell in result["cells"] if cell["row"] == row}
+        main = cells["accuracy"]
+        paper = "" if main["paper"] is None else f"{main['paper']:.2f}"
+        seconds = f"{statistics.mean(main['wall_s']):.0f}" if main["wall_s"] else f"(about {main.get('cost_s')})"
+        seeds = ", ".join(map(str, main["seeds"])) or main["status"]
+        rate = _spread(cells["firing_rate"]["values"]) if "firing_rate" in cells else ""
+        lines.append(f"| {row} | {_spread(main['values'])} | {paper} | {rate} | {seconds} | {seeds} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    return f"{values[0]:.2f}" if len(values) == 1 else f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def results_page(folder: Path) -> str:
+    """RESULTS.md out of all result files."""
+    parts = ["# Results\n\nMade by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in "
+             "`results/`, which also holds versions, machine, data hash and configuration. `paper` is the published number of "
+             "the system of that row, at the paper's size and with its own data handling.\n"]  # fmt: skip
+    for path in sorted((folder / "results").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "cells" in result:
+            parts.append(table(result) + f"\n\nCommand: `{result['command']}`\n")
+    return "\n".join(parts)

@@ -1,0 +1,145 @@
+"""Fixtures for all tests: memory that shows when it is read unwritten, and what must not be missing in CI."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import warnings
+from collections import Counter
+from typing import NoReturn
+
+import pytest
+import torch
+import transformers
+
+from spiketext.data import TextSet, load
+from spiketext.models import SpikeBertConfig
+from spiketext.ops import kernels
+
+
+def missing(what: str) -> NoReturn:
+    """A test that cannot run: a visible skip on a laptop, a failure where the environment variable CI is set."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} (CI is set: this may not be skipped)", pytrace=False)
+    pytest.skip(what)
+
+
+def oracle(*modules: str):
+    """Import the modules of an outside library and return the last one. Oracles are never runtime dependencies."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # their warnings are not ours
+            return [importlib.import_module(module) for module in modules][-1]
+    except ImportError as error:
+        missing(f"oracle {modules[-1]} cannot be imported: {error}; pip install --no-deps -r requirements-oracles.txt")
+
+
+@pytest.fixture(scope="session")
+def spikingjelly():
+    """SpikingJelly's `activation_based`, with `neuron` and `surrogate`."""
+    part = "spikingjelly.activation_based"
+    return oracle(f"{part}.neuron", f"{part}.surrogate", part)
+
+
+@pytest.fixture(scope="session")
+def snntorch():
+    """snnTorch, with `surrogate`."""
+    return oracle("snntorch.surrogate", "snntorch")
+
+
+@pytest.fixture(scope="session")
+def compiled():
+    """The name of the compiled library; a machine that cannot build it says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of is repeated below
+        name = kernels.load()
+    if name is None:
+        missing(f"the compiled back end cannot run here: {kernels.why_not() or 'the build failed'}")
+    return name
+
+
+@pytest.fixture(autouse=True)
+def compiled_where_named(request):
+    """A test whose parameter `backend` is "cpp" needs the compiled back end, whatever else it asks for."""
+    call = getattr(request.node, "callspec", None)
+    if call is not None and call.params.get("backend") == "cpp":
+        request.getfixturevalue("compiled")
+
+
+@pytest.fixture
+def poisoned_memory(monkeypatch):
+    """New memory is full of NaN, so that an entry which nobody writes is seen.
+
+    Covers torch.empty, torch.empty_like, Tensor.new_empty of floating dtype, called from Python. Memory that C++ code
+    allocates for itself (at::empty in lif.cpp, the results of torch's own operators) is not covered.
+    """
+
+    def poisoned(allocate):
+        def allocate_and_poison(*args, **kwargs):
+            memory = allocate(*args, **kwargs)
+            return memory.fill_(float("nan")) if memory.is_floating_point() else memory
+
+        return allocate_and_poison
+
+    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+# A model house in miniature: nothing of it comes from a network -------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def demo() -> TextSet:
+    """The reviews that are shipped with the package."""
+    return load("demo")
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(demo, tmp_path_factory):
+    """A BERT tokenizer whose pieces are the characters and the 500 most frequent words of the shipped reviews."""
+    texts = [text.lower() for split in demo.splits.values() for text in split.texts]
+    counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text))
+    words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if len(word) > 1]
+    letters = sorted(set("".join(texts)) - {" "})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *words[:500]]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    folder = tmp_path_factory.mktemp("tokenizer")
+    transformers.BertTokenizerFast(vocab=vocabulary, do_lower_case=True, model_max_length=512).save_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tiny_tokenizer, tmp_path_factory) -> str:
+    """The folder of a BERT classifier of 2 layers and width 32 with random weights, and its tokenizer."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+        id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 0, "positive": 1},
+    )
+    folder = str(tmp_path_factory.mktemp("teacher"))
+    transformers.BertForSequenceClassification(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_student_config(tiny_tokenizer) -> SpikeBertConfig:
+    """A student of the teacher's sizes."""
+    return SpikeBertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+        id2label={0: "negative", 1: "positive"},
+        label2id={"negative": 0, "positive": 1},
+    )
