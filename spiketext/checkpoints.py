@@ -122,7 +122,7 @@ def require_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrained
         different = sorted(piece for piece in {*ours, *theirs} if ours.get(piece) != theirs.get(piece))
         raise ValueError(
             f"teacher and student have different tokenizers: {len(different)} pieces differ, first {different[0]!r} "
-            f"(teacher {theirs.get(different[0])}, student {ours.get(different[0])}); use a student made for this teacher"
+            f"(teacher {theirs.get(different[0])}, student {ours.get(different[0])}); use a student of this teacher"
         )
 
 

@@ -25,6 +25,12 @@ KINDS: dict[str, type | None] = {
     "tfidf": None, "teacher": TeacherOptions, "train": TrainOptions, "distill": DistillOptions,
 }  # fmt: skip
 _METRICS = ("accuracy", "firing_rate")
+_PAGE_HEAD = """# Results
+
+Made by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in `results/`, which also
+holds versions, machine, data hash and configuration. `paper` is the published number of the system of that row, at the
+paper's size and with its own data handling.
+"""
 Say = Callable[[str], None]
 
 
@@ -175,9 +181,7 @@ def _spread(values: list[float]) -> str:
 
 def results_page(folder: Path) -> str:
     """RESULTS.md out of all result files."""
-    parts = ["# Results\n\nMade by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in "
-             "`results/`, which also holds versions, machine, data hash and configuration. `paper` is the published number of "
-             "the system of that row, at the paper's size and with its own data handling.\n"]  # fmt: skip
+    parts = [_PAGE_HEAD]
     for path in sorted((folder / "results").glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         if "cells" in result:

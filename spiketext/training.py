@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -154,8 +155,8 @@ def fit(
         raise ValueError(f"batch_size ({options.batch_size}) must be a multiple of micro_batch ({options.micro_batch})")
     micro = min(options.micro_batch, options.batch_size)
     accumulate = options.batch_size // micro
-    steps = -(-(-(-len(rows) // micro)) // accumulate)
-    every = max(1, -(-steps // options.evals_per_epoch))
+    steps = math.ceil(math.ceil(len(rows) / micro) / accumulate)
+    every = math.ceil(steps / options.evals_per_epoch)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.out / "logs")
     arguments = TrainingArguments(
         output_dir=str(run.out / CHECKPOINTS),
@@ -251,8 +252,12 @@ def label_settings(text_set: TextSet) -> dict[str, Any]:
     """What a config must know of the task: names of the classes, or regression."""
     if text_set.task == "regression":
         return {"num_labels": 1, "problem_type": "regression"}
-    return {"id2label": dict(enumerate(text_set.labels)), "label2id": {name: i for i, name in enumerate(text_set.labels)},
-            "problem_type": "single_label_classification"}  # fmt: skip
+    names = dict(enumerate(text_set.labels))
+    return {
+        "id2label": names,
+        "label2id": {name: i for i, name in names.items()},
+        "problem_type": "single_label_classification",
+    }
 
 
 def new_student(options: StudentOptions, tokenizer: PreTrainedTokenizerBase, teacher: Any = None) -> SpikeBertConfig:
