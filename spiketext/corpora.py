@@ -49,7 +49,7 @@ def files(corpus: str) -> list[Path]:
         elif path.is_file():
             paths.append(path)
         else:
-            raise FileNotFoundError(f"corpus {part}: no such file or folder; expected {', '.join(SUFFIXES)} files")
+            raise FileNotFoundError(f"corpus {part}: no such file or folder; expected {', '.join(SUFFIXES)}")
     if not paths:
         raise FileNotFoundError(f"corpus {corpus!r}: no text files in it; expected {', '.join(SUFFIXES)}")
     return paths
