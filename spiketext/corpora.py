@@ -91,7 +91,7 @@ def _decode(line: bytes) -> str:
 
 
 def overlap(corpus: str, text_set: TextSet, least_words: int = 8) -> dict[str, Any]:
-    """Which test texts of a set are in a corpus: as a whole line or sentence, or, from `least_words` words on, anywhere.
+    """Which test texts of a set are in a corpus: as a whole line or sentence, or, if long enough, anywhere.
 
     Texts are compared by their letters and digits in lower case, so spacing, case and punctuation hide nothing.
     Returns counts and the first text found. Raises as `sentences`.

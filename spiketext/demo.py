@@ -28,9 +28,8 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
     started = time.monotonic()
     root = Path(out)
     texts = load("demo")
-    say(
-        f"demo: {len(texts.splits['train'])} reviews to learn from, {len(texts.splits['test'])} written apart for the test"
-    )
+    learn, test = len(texts.splits["train"]), len(texts.splits["test"])
+    say(f"demo: {learn} reviews to learn from, {test} written apart for the test")
     say("1/4 a teacher: the packaged MiniLM encoder learns the labels")
     teacher = str(root / "teacher")
     training.teacher(TeacherOptions(data="demo", out=teacher, epochs=6, learning_rate=2e-4))

@@ -209,7 +209,7 @@ def _require_task(teacher: PreTrainedModel, labels: list[str], name: str, data: 
     known = [teacher.config.id2label[i] for i in range(teacher.config.num_labels)]
     if labels and known != labels:
         raise ValueError(
-            f"teacher {name} answers {', '.join(known)}; {data} has the labels {', '.join(labels)}; fine-tune a teacher "
+            f"teacher {name} answers {', '.join(known)}; {data} has {', '.join(labels)}; fine-tune a teacher "
             "on these texts first (spiketext teacher)"
         )
 

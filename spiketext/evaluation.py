@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: 
 def _note_test_reading(folder: Path, result: dict[str, Any]) -> int:
     """Append this reading of a test split to the model's folder; how often that split was read by now."""
     log = folder / "test_reads.jsonl"
-    entry = {"when": datetime.now(timezone.utc).isoformat(timespec="seconds"), "data": result["data"],
+    entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "data": result["data"],
              "data_hash": result["data_hash"], "time_steps": result["time_steps"]}  # fmt: skip
     with log.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry) + "\n")
@@ -219,7 +219,7 @@ def predict(
 
 
 def tfidf_baseline(text_set: TextSet, split: str = "test") -> dict[str, Any]:
-    """TF-IDF (words and pairs of words) with logistic regression, C chosen on validation: the weak rival of a teacher."""
+    """TF-IDF (words and pairs of words) with logistic regression, C chosen on validation."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
