@@ -72,7 +72,7 @@ def test_several_paths_are_read_in_the_order_given(tmp_path):
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.*no such file or folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*no such file or folder"):
         read(tmp_path / "nowhere")
 
 

@@ -13,9 +13,10 @@ import spiketext
 
 PACKAGE = Path(spiketext.__file__).parent
 FLOORS = [
-    {"ops", "losses", "options", "tables", "splits", "augmentation"},
-    {"neurons", "datasets", "runs", "batching"},
-    {"data", "models"},
+    {"ops", "losses", "options", "runs", "augmentation", "tables"},
+    {"neurons", "batching", "splits"},
+    {"models", "datasets"},
+    {"data"},
     {"corpora", "checkpoints"},
     {"evaluation", "about"},
     {"training"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 
@@ -155,7 +156,7 @@ def test_every_layer_map_is_in_range_rises_and_ends_at_the_last_layers(student, 
     check_layer_map(pairs, student, teacher)
     assert len(pairs) == min(student, teacher)
     assert pairs[-1] == (student, teacher)
-    assert all(a < c and b < d for (a, b), (c, d) in zip(pairs, pairs[1:], strict=False))
+    assert all(a < c and b < d for (a, b), (c, d) in itertools.pairwise(pairs))
 
 
 @pytest.mark.parametrize(

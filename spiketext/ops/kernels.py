@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ def load() -> str | None:
     from torch.utils import cpp_extension
 
     name = f"spiketext_{_fingerprint()}"
+    _forget_killed_build(name)
     try:
         cpp_extension.load(
             name,
@@ -47,11 +49,22 @@ def load() -> str | None:
     return name
 
 
+def _forget_killed_build(name: str) -> None:
+    """PyTorch waits for ever on the lock of a build that was killed: a lock older than ten minutes is nobody's."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    lock = Path(_get_build_directory(name, verbose=False)) / "lock"
+    if lock.exists() and time.time() - lock.stat().st_mtime > 600:
+        lock.unlink(missing_ok=True)
+
+
 def why_not() -> str | None:
     """What keeps the compiled back end from running here; None when nothing does."""
     if os.environ.get("SPIKETEXT_KERNELS") == "0":
         return "turned off by SPIKETEXT_KERNELS=0"
-    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    here = str(Path(sys.executable).parent)  # where pip puts ninja, also when the environment is not activated
+    if here not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), here])
     for tool in ("ninja", "c++"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed"

@@ -13,6 +13,7 @@ How we differ: v1 of SpikeBERT prints U where U - thr is meant; SpikingJelly sub
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,14 +58,17 @@ class Neuron:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"neuron {name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"neuron beta: expected a share between 0 and 1, got {self.beta}")
-        if not self.threshold > 0:
-            raise ValueError(f"neuron threshold: expected a number above 0, got {self.threshold}")
-        if self.levels < 1:
-            raise ValueError(f"neuron levels: expected at least 1, got {self.levels}")
         if self.alpha is None:
             object.__setattr__(self, "alpha", DEFAULT_ALPHA[self.surrogate])
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"neuron beta: expected a share between 0 and 1, got {self.beta}")
+        for name in ("threshold", "alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"neuron {name}: expected a number above 0, got {getattr(self, name)}")
+        if not math.isfinite(self.gain):
+            raise ValueError(f"neuron gain: expected a finite number, got {self.gain}")
+        if self.levels < 1 or self.levels != int(self.levels):
+            raise ValueError(f"neuron levels: expected at least 1, whole; got {self.levels}")
 
 
 def presets(name: str, *, tau: float = 2.0, beta: float = 1.0) -> dict[str, Any]:
@@ -73,8 +77,10 @@ def presets(name: str, *, tau: float = 2.0, beta: float = 1.0) -> dict[str, Any]
     "paper": the equation of SpikeBERT. "spikingjelly": `LIFNode(tau, decay_input=True, v_reset=0)` with ATan, the
     authors' SpikeBERT program (tau in time steps). "snntorch": `Leaky(beta, reset_mechanism="subtract")`, the authors'
     SNN-TextCNN program.
-    Raises: ValueError for another name.
+    Raises: ValueError for another name, or a tau below one step.
     """
+    if not tau >= 1:
+        raise ValueError(f"neuron tau: expected at least 1 time step, got {tau}")
     known: dict[str, dict[str, Any]] = {
         "paper": {},
         "spikingjelly": {"beta": 1 - 1 / tau, "gain": 1 / tau, "reset": "zero", "reset_delay": False,
@@ -130,7 +136,7 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     if chosen == "reference":
         return lif_reference(current, state, **neuron)
     membrane = torch.zeros_like(current[0]) if state is None else state
-    if chosen == "cpp":
+    if chosen == "cpp" and current.numel():
         width = current.shape[-1] if current.dim() > 1 else 1
         flat = current.reshape(current.shape[0], -1, 1, width)
         spikes, last = _CompiledLIF.apply(flat, membrane.reshape(-1, 1, width), None, None, 0.0, n)
@@ -146,9 +152,17 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
     Definition: `lif(layer_norm(x) * weight + bias)[0]`. Options, dtype, gradient and errors: see `lif`.
     """
     n = Neuron(**neuron)
-    if resolve_backend(backend, x, n) != "cpp":
+    if weight.shape != bias.shape or weight.dim() not in (1, 2) or weight.shape != x.shape[x.dim() - weight.dim() :]:
+        raise ValueError(
+            f"weight and bias must both have the last dimension of x {list(x.shape)}, or its last two (one norm for each "
+            f"group); got {list(weight.shape)} and {list(bias.shape)}"
+        )
+    if x.dim() < 2:
+        raise ValueError(f"x must have a time axis and features, [T, ..., D]; got {list(x.shape)}")
+    same = x.dtype == weight.dtype == bias.dtype and x.numel() > 0
+    if resolve_backend(backend, x, n) != "cpp" or not same:
         current = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps) * weight + bias
-        return lif(current, backend=backend, **neuron)[0]
+        return lif(current, backend=backend if same else None, **neuron)[0]
     _check(x, None, n)
     groups = weight.shape[0] if weight.dim() == 2 else 1
     flat = x.reshape(x.shape[0], -1, groups, x.shape[-1])
@@ -175,9 +189,10 @@ def resolve_backend(requested: str | None, current: Tensor, neuron: Neuron) -> s
         return requested if neuron.code != "integer" else "reference"
     available = available_backends(current, neuron)
     if requested is not None and requested not in available:
+        through = "" if neuron.detach_reset else " with a gradient through the reset"
         raise ValueError(
-            f"backend {requested!r} cannot run a {neuron.code} neuron on {current.device} in {current.dtype}; "
-            f"available here: {', '.join(available)}"
+            f"backend {requested!r} cannot run a {neuron.code} neuron{through} on {current.device} in "
+            f"{current.dtype}; available here: {', '.join(available)}"
         )
     return requested or available[0]
 
@@ -187,8 +202,11 @@ def _check(current: Tensor, state: Tensor | None, neuron: Neuron) -> None:
         raise ValueError(f"current must have a time axis of at least one step, [T, ...]; got {list(current.shape)}")
     if state is not None and state.shape != current.shape[1:]:
         raise ValueError(f"state must have the shape {list(current.shape[1:])} of one step, got {list(state.shape)}")
+    if state is not None and state.dtype != current.dtype:
+        raise ValueError(f"state must have the dtype of current, {current.dtype}; got {state.dtype}")
     if neuron.code == "integer" and (current.shape[0] != 1 or state is not None):
-        raise ValueError(f"the integer code has no memory: expected T = 1 and no state, got T = {current.shape[0]}")
+        got = f"T = {current.shape[0]}" if state is None else "a state"
+        raise ValueError(f"the integer code has no memory: expected T = 1 and no state, got {got}")
 
 
 def _size(spikes: Tensor, n: Neuron) -> Tensor:
@@ -217,6 +235,7 @@ class _FusedLIF(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
+        _once()
         (membranes, state), n = ctx.saved_tensors, ctx.neuron
         grad_spikes, running = grads
         grad_current = torch.empty_like(membranes)
@@ -225,6 +244,11 @@ class _FusedLIF(torch.autograd.Function):
             running = running + local if t == len(membranes) - 1 else running * _carry(membranes[t], n) + local
             grad_current[t] = n.gain * running
         return grad_current, running * _carry(state, n), None
+
+
+def _once() -> None:
+    if torch.is_grad_enabled():  # somebody asked for create_graph
+        raise RuntimeError("this back end is differentiable once; for second derivatives take backend='reference'")
 
 
 def _carry(membrane: Tensor, n: Neuron) -> Tensor | float:
@@ -248,6 +272,7 @@ class _CompiledLIF(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor):
+        _once()
         x, state, weight, bias = ctx.saved_tensors
         with_state = state is not None
         grad_x, grad_state, grad_weight, grad_bias = kernels.backward(
