@@ -69,7 +69,7 @@ def describe_model(folder: str) -> dict[str, Any]:
         "model": folder,
         **{name: config.get(name) for name in sizes},
         "encoder_parameters": sum(p.numel() for p in network.parameters()),
-        "labels": [network.config.id2label[i] for i in range(network.config.num_labels)],
+        "labels": checkpoints.label_names(network),
         "spiking": {name: config[name] for name in spiking if name in config} or None,
         "made_by": json.loads(about.read_text(encoding="utf-8")) if about.exists() else None,
         "test_reads": len(reads.read_text(encoding="utf-8").splitlines()) if reads.exists() else 0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 Tagger = Callable[[list[str]], list[str]]
 
@@ -52,7 +52,7 @@ class Augmenter:
         """One variant of a text; ngram=False (pairs) never cuts it. A text that would become empty stays as it is."""
         draw = random.Random(repr(key))
         words = text.split()
-        tags = self.tags.get(text) or [None] * len(words)
+        tags: Sequence[str | None] = self.tags.get(text) or [None] * len(words)
         changed = [self._replace(word, tag, draw) for word, tag in zip(words, tags, strict=True)]
         if ngram and changed and draw.random() < self.p_ngram:
             size = min(draw.randint(1, 5), len(changed))

@@ -84,6 +84,12 @@ def load_for_training(name: str, **changes: Any) -> PreTrainedModel:
     return _load(name, "classifier", ignore_mismatched_sizes=True, **changes)[0]
 
 
+def label_names(model: PreTrainedModel) -> list[str]:
+    """The class names of a model, in the order of their ids."""
+    names: Any = model.config.id2label
+    return [names[i] for i in range(len(names))]
+
+
 def teacher_of_task(name: str) -> PreTrainedModel:
     """A classifier, frozen. Errors: `load_classifier`."""
     return load_classifier(name).eval().requires_grad_(False)

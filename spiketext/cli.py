@@ -135,8 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nspiketext {args.command}: interrupted; the same command again resumes", file=sys.stderr)
         return 130
     except Exception as error:
-        if type(error).__name__.startswith("StrictDataclass") or _is_full_disk(error):
+        if type(error).__name__.startswith("StrictDataclass"):
             return _refuse(args.command, error)
+        if _failed_to_write(error):
+            return _refuse(args.command, f"cannot write ({error}); free space and repeat, whole checkpoints are kept")
         raise
 
 
@@ -145,8 +147,9 @@ def _refuse(command: str, error: object) -> int:
     return 2
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    return "No space left" in str(error) or "os error 28" in str(error)
+def _failed_to_write(error: BaseException) -> bool:
+    """safetensors and torch.save hide the OSError of a full disk in errors of their own."""
+    return any(sign in str(error) for sign in ("I/O error", "No space left", "PytorchStreamWriter failed"))
 
 
 def _show(result: Any, args: argparse.Namespace, table: Callable[[], str]) -> None:
@@ -265,4 +268,4 @@ def _reproduce(args: argparse.Namespace) -> None:
         return
     for name in args.names:
         result = reproduce(folder, name, args.data_dir, args.seeds, say=lambda text: print(text, file=sys.stderr))
-        _show(result["json"], args, lambda result=result: result["table"])
+        print(json.dumps(result["json"]) if args.json else result["table"])

@@ -36,7 +36,7 @@ class Split:
     @property
     def hash(self) -> str:
         """The first 16 hex digits of a SHA-256 over texts, pairs and labels in order."""
-        pairs = self.pairs or [None] * len(self)
+        pairs: Sequence[str | None] = self.pairs or [None] * len(self)
         rows = zip(self.texts, pairs, self.labels, strict=True)
         return _digest(json.dumps(row) + "\n" for row in rows)
 
@@ -109,8 +109,8 @@ def _text_set(name: str, parts: Parts, labels: Sequence[str], metric: str, notes
     splits = {
         split: Split(
             [row.text for row in rows],
-            [row.pair for row in rows] if rows[0].pair is not None else None,
-            [ids[row.label] if ids else row.label for row in rows],
+            [row.pair or "" for row in rows] if rows[0].pair is not None else None,
+            [ids[str(row.label)] for row in rows] if ids else [float(row.label) for row in rows],
         )
         for split, rows in parts.items()
     }
@@ -170,7 +170,7 @@ def _read_user_file(path: Path, reading: dict, task: str, skip_bad_rows: bool, n
 
 def _class_names(path: Path, rows: Rows) -> list[str]:
     """The labels that occur, sorted; as numbers if all are integers."""
-    labels = sorted({row.label for row in rows})
+    labels = sorted({str(row.label) for row in rows})
     if len(labels) < 2:
         raise ValueError(
             f"{path} has one class, {shown(labels[0])}, expected at least 2. "
@@ -343,7 +343,7 @@ def check(text_set: TextSet) -> dict:
 
 
 def _rows_of(split: Split) -> Rows:
-    pairs = split.pairs or [None] * len(split)
+    pairs: Sequence[str | None] = split.pairs or [None] * len(split)
     return [Row(n, *row) for n, row in enumerate(zip(split.texts, pairs, split.labels, strict=True), 1)]
 
 

@@ -167,7 +167,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
 
 def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: int) -> Pairs:
     """The layer map that was asked for: a rule, or pairs such as "1:2,2:4". Raises ValueError."""
-    if ":" not in options.layer_map:
+    if options.layer_map in ("last", "first"):
         return layer_map(student_layers, teacher_layers, options.layer_map)
     try:
         pairs = [(int(s), int(t)) for s, t in (pair.split(":") for pair in options.layer_map.split(","))]
@@ -206,7 +206,7 @@ def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTo
 
 
 def _require_task(teacher: PreTrainedModel, labels: list[str], name: str, data: str) -> None:
-    known = [teacher.config.id2label[i] for i in range(teacher.config.num_labels)]
+    known = checkpoints.label_names(teacher)
     if labels and known != labels:
         raise ValueError(
             f"teacher {name} answers {', '.join(known)}; {data} has {', '.join(labels)}; fine-tune a teacher "

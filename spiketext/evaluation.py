@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext.batching import TextRows
-from spiketext.checkpoints import load_classifier, load_tokenizer
+from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet, load
 from spiketext.neurons import LIF
 
@@ -98,7 +98,7 @@ def logits_of(
     if not texts:
         raise ValueError("no texts: expected at least one")
     rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
-    answers = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
+    answers = np.empty((len(texts), len(label_names(model))), dtype=np.float32)
     model.eval()
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
     for numbers, batch in rows.batches(batch_size):
@@ -170,7 +170,7 @@ def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: 
     """Labels [N] in the ids of the network. Raises ValueError when the class names differ."""
     if text_set.task == "regression":
         return np.asarray(part.labels, dtype=np.float64)
-    names = [network.config.id2label[i] for i in range(network.config.num_labels)]
+    names = label_names(network)
     if sorted(names) != sorted(text_set.labels):
         raise ValueError(
             f"model {model} knows the labels {', '.join(names)}; {text_set.name} has {', '.join(text_set.labels)}; "
@@ -210,11 +210,12 @@ def predict(
     if network.config.problem_type == "regression":
         return [{"text": text, "value": float(row[0])} for text, row in zip(texts, answers, strict=True)]
     probabilities = torch.tensor(answers).softmax(-1).numpy()
-    results = []
+    names, results = label_names(network), []
     for text, row in zip(texts, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:top_k]
-        names = [network.config.id2label[int(i)] for i in best]
-        results.append({"text": text, "labels": names, "probabilities": [float(row[i]) for i in best]})
+        results.append(
+            {"text": text, "labels": [names[i] for i in best], "probabilities": [float(row[i]) for i in best]}
+        )
     return results
 
 

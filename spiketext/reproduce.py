@@ -42,7 +42,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         raise FileNotFoundError(f"experiment {name}: no {path}; known are {known}")
     spec = tomllib.loads(path.read_text(encoding="utf-8"))
     spec |= {"name": name, "path": path.as_posix()}
-    parts = [(PretrainOptions, spec["pretrain"])] if "pretrain" in spec else []
+    parts: list[tuple[type, dict]] = [(PretrainOptions, spec["pretrain"])] if "pretrain" in spec else []
     for row in spec.get("rows", []):
         if row.get("kind") not in KINDS:
             raise ValueError(
@@ -135,9 +135,12 @@ def _run_row(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | Non
         if "student" in row:
             asked["student"] = stage_one(folder, row["student"], data_dir)
     out = str(root / f"{row['run']}-{seed}")
-    options = KINDS[row["kind"]]
-    assert options is not None
-    stage = {"teacher": training.teacher, "train": training.train, "distill": distillation.distill}[row["kind"]]
+    stages: dict[str, tuple[Callable, Callable]] = {
+        "teacher": (training.teacher, TeacherOptions),
+        "train": (training.train, TrainOptions),
+        "distill": (distillation.distill, DistillOptions),
+    }
+    stage, options = stages[row["kind"]]
     trained = stage(options(**asked, out=out))
     scored = evaluate(out, text_set, "test")
     return scored | {"wall_s": trained["wall_s"]}

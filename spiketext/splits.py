@@ -23,15 +23,15 @@ def draw(strata: Sequence[Hashable], groups: Sequence[Hashable] | None = None) -
     strata [N]: of each stratum a tenth is drawn, rounded, at least one. groups [N]: positions of one group are drawn
     together or not at all; a group too large for what a stratum still needs is passed over.
     """
-    members = defaultdict(list)
+    members: dict[Hashable, list[int]] = defaultdict(list)
     for position, group in enumerate(range(len(strata)) if groups is None else groups):
         members[group].append(position)
     wanted = {stratum: max(1, (count + 5) // 10) for stratum, count in Counter(strata).items()}
     drawn: set[int] = set()
-    for group in sorted(members.values(), key=lambda positions: _rank(positions[0])):
-        counts = Counter(strata[position] for position in group)
+    for together in sorted(members.values(), key=lambda positions: _rank(positions[0])):
+        counts = Counter(strata[position] for position in together)
         if all(count <= wanted[stratum] for stratum, count in counts.items()):
-            drawn.update(group)
+            drawn.update(together)
             for stratum, count in counts.items():
                 wanted[stratum] -= count
     return drawn

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "review")
 PAIR_COLUMNS = ("text_pair", "sentence2")
@@ -114,10 +114,11 @@ def _table_records(path: Path, text: str, delimiter: str | None) -> list[tuple[i
         raise ValueError(f"--delimiter must be one character, got {delimiter!r}.")
     quoted = path.suffix.lower() == ".csv"
     source = io.StringIO(text, newline="") if quoted else text.split("\n")
-    quoting, separator = (csv.QUOTE_MINIMAL, ",") if quoted else (csv.QUOTE_NONE, "\t")
+    separator = delimiter or ("," if quoted else "\t")
     rows: list[list[str]] = []
     try:
-        for fields in csv.reader(source, delimiter=delimiter or separator, quoting=quoting, strict=True):
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        for fields in csv.reader(source, delimiter=separator, quoting=quoting, strict=True):
             rows.append(fields)
     except csv.Error as error:
         raise ValueError(f"{path}: row {len(rows)} cannot be read ({error}); check the quotes in it.") from None
@@ -166,6 +167,7 @@ def read_table(
                 f"{path} has no column {' or '.join(usual)}; its columns are {listing(found)}. "
                 f"Name the right one with {flag}" + (", or the separator with --delimiter." if len(found) == 1 else ".")
             )
+    assert text is not None and label is not None
     return [
         Row(
             number,

@@ -53,18 +53,18 @@ class ObjectiveTrainer(Trainer):
 
     def __init__(self, rows: TextRows, validation: TextRows, **kwargs: Any):
         super().__init__(train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **kwargs)
+        self.rows, self.validation = rows, validation
         self.sums: dict[str, float] = {}
         self.counted = 0
 
     def get_train_dataloader(self) -> DataLoader:
         """Length buckets; the order is a function of (seed, epoch)."""
-        rows = self.train_dataset
-        sampler = LengthBuckets(rows.lengths, self.args.train_batch_size, self.args.seed)
-        return self.accelerator.prepare(DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate))
+        sampler = LengthBuckets(self.rows.lengths, self.args.train_batch_size, self.args.seed)
+        return self.accelerator.prepare(DataLoader(self.rows, batch_sampler=sampler, collate_fn=self.rows.collate))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Longest texts first."""
-        rows = self.eval_dataset
+        rows = self.validation
         sampler = EvaluationOrder(rows.lengths, self.args.eval_batch_size)
         return self.accelerator.prepare(DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate))
 
@@ -96,7 +96,7 @@ class ObjectiveTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        here = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        here = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         best = self.state.best_model_checkpoint
         mark_whole(here, keep={Path(best).name} if best else set())
 

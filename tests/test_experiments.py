@@ -42,12 +42,13 @@ def test_the_page_is_made_from_the_result_files():
 
 
 def test_an_unknown_experiment_names_the_known_ones():
-    with pytest.raises(FileNotFoundError, match="known are .*sst2"):
+    with pytest.raises(FileNotFoundError, match=r"known are .*sst2"):
         reproduce.read(FOLDER, "sst9")
 
 
 def test_an_unknown_key_is_named(tmp_path):
-    (tmp_path / "x.toml").write_text('title="x"\nscale="s"\ndata="demo"\nseeds=[0]\n[[rows]]\nrow="r"\nkind="teacher"\nrun="t"\n'
-                                     "[rows.options]\nlearning_rat=1\n")  # fmt: skip
+    head = 'title="x"\nscale="s"\ndata="demo"\nseeds=[0]\n'
+    row = '[[rows]]\nrow="r"\nkind="teacher"\nrun="t"\n[rows.options]\nlearning_rat=1\n'
+    (tmp_path / "x.toml").write_text(head + row)
     with pytest.raises(ValueError, match="unknown key 'learning_rat' for TeacherOptions"):
         reproduce.read(tmp_path, "x")

@@ -136,7 +136,7 @@ def test_the_same_command_returns_what_is_there(stages, columns):
     again = distillation.distill(
         DistillOptions(
             teacher=folders["teacher"], student=folders["stage1"], out=folders["stage2"], epochs=2, **columns, **COMMON
-        )  # fmt: skip
+        )
     )
     assert again["steps"] == stages["results"]["stage2"]["steps"]
     after = load_file(Path(folders["stage2"]) / "model.safetensors")
@@ -155,7 +155,7 @@ def test_another_configuration_in_the_same_folder_is_refused(stages, columns):
                 seed=1,
                 **columns,
                 **COMMON,
-            )  # fmt: skip
+            )
         )
 
 

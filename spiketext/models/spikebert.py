@@ -157,7 +157,7 @@ class SpikingSelfAttention(nn.Module):
         general, special = config.neuron(inner), config.neuron(config.attention_threshold)
         if self.design == "default":
             self.input = NormLIF(width, eps=eps, **general)
-            self.mixed = NormLIF(width, eps=eps, **special)
+            self.mixed: LIF = NormLIF(width, eps=eps, **special)
         if self.design == "authors":
             self.mixed = LIF(**special)
         self.qkv = nn.Linear(width, 3 * width)
@@ -264,7 +264,7 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         """The word embedding."""
         return self.embeddings.word
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         """Replace the word embedding."""
         self.embeddings.word = value
 
@@ -282,11 +282,11 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         embedding = self.embeddings(input_ids, token_type_ids)
         x = self.start(embedding)
         hidden_states: list[Tensor] = []
-        attentions: list[Tensor | None] = []
+        attentions: list[Tensor] = []
         for layer in self.layers:
             x, scores = layer(x, mask, output_attentions)
             hidden_states.append(x)
-            attentions.append(scores)
+            attentions += [] if scores is None else [scores]
         return SpikeBertOutput(
             last_hidden_state=x,
             embedding=embedding,
@@ -319,7 +319,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             self.head_spikes: nn.Module = NormLIF(width, eps=config.layer_norm_eps, **config.neuron())
         else:
             self.head_spikes = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.classifier = nn.Linear(width, config.num_labels)
+        self.classifier = nn.Linear(width, len(config.id2label))
         self.post_init()
 
     def forward(
@@ -373,7 +373,7 @@ def initialise_from_teacher(student: SpikeBertModel, teacher: nn.Module, layer_p
             names[f"{here}feed_forward.output.{kind}"] = [f"{there}output.dense.{kind}"]
     copied = 0
     for name, parameter in student.named_parameters():
-        parts = [sources[source] for source in names.get(name, []) if source in sources]
+        parts: list[Tensor] = [sources[source] for source in names.get(name, []) if source in sources]
         if parts and sum(map(len, parts)) == len(parameter) and parts[0].shape[1:] == parameter.shape[1:]:
             parameter.copy_(torch.cat(parts))
             copied += 1

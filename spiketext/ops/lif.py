@@ -154,7 +154,7 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
     n = Neuron(**neuron)
     if weight.shape != bias.shape or weight.dim() not in (1, 2) or weight.shape != x.shape[x.dim() - weight.dim() :]:
         raise ValueError(
-            f"weight and bias must both have the last dimension of x {list(x.shape)}, or its last two (one norm for each "
+            f"weight and bias must both have the last dimension of x {list(x.shape)}, or its last two (a norm for each "
             f"group); got {list(weight.shape)} and {list(bias.shape)}"
         )
     if x.dim() < 2:

@@ -1,0 +1,246 @@
+"""The command line: quick help, JSON for programs, and one clear line with exit code 2 for what a user can mend."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spiketext.cli import STAGES, build_parser, main, options_from
+
+TINY = ["--quiet", "--threads", "1", "--epochs", "1", "--max-length", "32", "--batch-size", "16"]
+
+
+@pytest.fixture(scope="module")
+def own(demo, tmp_path_factory) -> Path:
+    """A user's CSV with string labels."""
+    path = tmp_path_factory.mktemp("own") / "own.csv"
+    part = demo.splits["train"]
+    rows = [json.dumps(text) for text in (t.replace('"', "'") for t in part.texts[:120])]
+    lines = [f"{text},{('bad', 'good')[label]}" for text, label in zip(rows, part.labels, strict=False)]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(own, tiny_teacher, tmp_path_factory) -> dict[str, str]:
+    """A teacher and a spiking classifier, made by commands."""
+    root = tmp_path_factory.mktemp("cli")
+    teacher, spiking = str(root / "teacher"), str(root / "spiking")
+    assert main(["teacher", "--data", str(own), "--model", tiny_teacher, "--out", teacher, *TINY]) == 0
+    assert main(["distill", "--data", str(own), "--teacher", teacher, "--out", spiking, *TINY]) == 0
+    return {"teacher": teacher, "spiking": spiking}
+
+
+def refused(capsys, *argv: str) -> str:
+    """Run a command that must fail; its one line."""
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"spiketext {argv[0]}: ") and error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+def test_help_takes_less_than_half_a_second():
+    command = [sys.executable, "-m", "spiketext", "--help"]
+    times = []
+    for _ in range(5):
+        start = time.process_time() + os.times().children_user
+        subprocess.run(command, check=True, capture_output=True)
+        times.append(os.times().children_user + time.process_time() - start)
+    assert min(times) < 0.5
+    imported = "import sys, spiketext.cli; spiketext.cli.build_parser(); print(int('torch' in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True).stdout == "0\n"
+
+
+@pytest.mark.parametrize("command", ["demo", "data", "info", "evaluate", "predict", "reproduce", *STAGES])
+def test_every_command_of_the_contract_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: spiketext " + command in capsys.readouterr().out
+
+
+def test_flags_win_over_the_config_file(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text('epochs = 7\nlearning-rate = 1e-4\nfrom = "there"\n')
+    args = build_parser().parse_args(["train", "--config", str(config), "--epochs", "2"])
+    options = options_from(STAGES["train"][1], args)
+    assert (options.epochs, options.learning_rate, options.start) == (2.0, 1e-4, "there")
+
+
+def test_a_folder_predicts_from_arguments_files_and_standard_input(trained, tmp_path, capsys, monkeypatch):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("fine\n\nnot fine 🙂\n" + "很长 " * 25000 + "\n", encoding="utf-8")
+    assert main(["predict", "--model", trained["spiking"], "--top-k", "2", "--json", "one", "--file", str(texts)]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["text"][:8] for answer in answers][:4] == ["one", "fine", "", "not fine"]
+    assert all(set(answer["labels"]) == {"bad", "good"} for answer in answers)
+    command = [sys.executable, "-m", "spiketext", "predict", "--model", trained["spiking"], "--file", "-"]
+    done = subprocess.run(command, input="good\nbad\n", capture_output=True, text=True, check=True)
+    assert [line.split("\t")[1] for line in done.stdout.splitlines()] == ["good", "bad"]
+
+
+def test_evaluate_prints_scores_and_json(trained, own, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", "--model", trained["spiking"], "--data", str(own), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["split"] == "validation" and 0 < found["firing_rate"] < 1
+    assert main(["evaluate", "--model", trained["spiking"], "--data", str(own), "--time-steps", "2"]) == 0
+    assert "time_steps" in capsys.readouterr().out
+
+
+def test_info_tells_machine_and_model(trained, capsys):
+    capsys.readouterr()
+    assert main(["info"]) == 0
+    assert json.loads(capsys.readouterr().out)["neurons"]["available"]
+    assert main(["info", "--model", trained["spiking"]]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["labels"] == ["bad", "good"] and found["spiking"]["time_steps"] == 4
+    assert found["made_by"]["command"] == "distill"
+
+
+def test_data_check_proves_that_a_corpus_is_clean(own, tmp_path, capsys):
+    clean, dirty = tmp_path / "clean.txt", tmp_path / "dirty.txt.gz"
+    clean.write_text("Nothing of that set stands here at all.\n")
+    assert main(["data", "check", "--data", str(own), "--corpus", str(clean)]) == 0
+    from spiketext.data import load
+
+    text = load(str(own)).splits["test"].texts[0]
+    with gzip.open(dirty, "wt", encoding="utf-8") as stream:
+        stream.write(f"Somebody wrote: {text.upper()} And more.\n")
+    assert "holds 1 test texts" in refused(capsys, "data", "check", "--data", str(own), "--corpus", str(dirty))
+
+
+def test_unknown_set_suggests_the_nearest(trained, capsys):
+    assert "sst2" in refused(capsys, "evaluate", "--model", trained["spiking"], "--data", "sst3")
+
+
+def test_missing_column_names_the_flag(trained, own, capsys):
+    line = refused(capsys, "evaluate", "--model", trained["spiking"], "--data", str(own), "--text-column", "words")
+    assert "words" in line and "--text-column" in line
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    ("", "empty"),
+    ("text,label\n,good\nfine,bad\n", "row 1"),
+    ("text,label\nfine,\nbad,bad\n", "row 1"),
+])  # fmt: skip
+def test_a_broken_file_is_refused_with_its_place(content, expected, trained, tmp_path, capsys):
+    path = tmp_path / "broken.csv"
+    path.write_text(content)
+    out = tmp_path / "out"
+    line = refused(capsys, "train", "--data", str(path), "--out", str(out), "--tokenizer", trained["teacher"], *TINY)
+    assert str(path) in line and expected in line
+
+
+def test_labels_the_model_does_not_know_are_named(trained, own, tmp_path, capsys):
+    other = tmp_path / "other.csv"
+    other.write_text(own.read_text(encoding="utf-8").replace(",good\n", ",great\n"), encoding="utf-8")
+    line = refused(capsys, "evaluate", "--model", trained["spiking"], "--data", str(other))
+    assert "bad, good" in line and "bad, great" in line
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "no config", "empty"])
+def test_a_damaged_checkpoint_is_refused(damage, trained, tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if damage != "empty":
+        for path in Path(trained["spiking"]).glob("*.*"):
+            (folder / path.name).write_bytes(path.read_bytes())
+    if damage == "truncated":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+    if damage == "foreign":
+        (folder / "config.json").write_text('{"model_type": "weather"}')
+    if damage == "no config":
+        (folder / "config.json").unlink()
+    assert str(folder) in refused(capsys, "predict", "--model", str(folder), "text")
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path, capsys):
+    assert "nowhere" in refused(capsys, "predict", "--model", str(tmp_path / "nowhere"), "text")
+
+
+def test_teacher_and_student_with_different_tokenizers_are_refused(trained, own, tmp_path, capsys):
+    import shutil
+
+    student = tmp_path / "student"
+    shutil.copytree(trained["spiking"], student)
+    vocabulary = json.loads((student / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = vocabulary["model"]["vocab"]
+    first, second = list(pieces)[10:12]
+    pieces[first], pieces[second] = pieces[second], pieces[first]
+    (student / "tokenizer.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    line = refused(capsys, "distill", "--data", str(own), "--teacher", trained["teacher"], "--student", str(student),
+                   "--out", str(tmp_path / "out"), *TINY)  # fmt: skip
+    assert "different tokenizers" in line
+
+
+@pytest.mark.parametrize(("pairs", "expected"), [("1:9", "out of range"), ("1-2", "expected last, first or pairs")])
+def test_a_layer_map_out_of_range_is_refused(pairs, expected, trained, own, tmp_path, capsys):
+    line = refused(capsys, "distill", "--data", str(own), "--teacher", trained["teacher"], "--layer-map", pairs,
+                   "--out", str(tmp_path / "out"), *TINY)  # fmt: skip
+    assert expected in line
+
+
+def test_another_configuration_damages_nothing(trained, own, capsys):
+    before = {path.name: path.read_bytes() for path in Path(trained["spiking"]).iterdir() if path.is_file()}
+    line = refused(capsys, "distill", "--data", str(own), "--teacher", trained["teacher"], "--out", trained["spiking"],
+                   *TINY, "--learning-rate", "1")  # fmt: skip
+    assert "learning_rate" in line
+    assert before == {path.name: path.read_bytes() for path in Path(trained["spiking"]).iterdir() if path.is_file()}
+
+
+def test_a_full_disk_is_one_line(trained, own, tmp_path):
+    """A real one: a file-size limit makes every larger write fail, as a full disk does."""
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000));"
+        "from spiketext.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "distill", "--data", str(own), "--teacher", trained["teacher"],
+               "--out", str(tmp_path / "full"), *TINY]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("spiketext distill: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argv", [
+    ("train", "--data", "demo", "--model", "transformer", "--out", "{out}"),
+    ("train", "--data", "demo", "--preset", "best", "--out", "{out}"),
+    ("pretrain", "--teacher", "minilm-of-nobody/x/y", "--corpus", "x.txt", "--out", "{out}"),
+    ("teacher", "--data", "demo"),
+    ("predict", "--model", "{out}", "--file", "{out}/none.txt"),
+    ("reproduce", "table-9"),
+    ("evaluate", "--model", "{out}", "--data", "demo", "--split", "dev"),
+])  # fmt: skip
+def test_other_mistakes_are_one_line(argv, tmp_path, capsys):
+    refused(capsys, *(part.format(out=tmp_path / "out") for part in argv))
+
+
+def test_a_config_with_an_unknown_key_is_refused(tmp_path, capsys):
+    (tmp_path / "c.toml").write_text("epoch = 3\n")
+    assert "unknown key 'epoch'" in refused(capsys, "teacher", "--config", str(tmp_path / "c.toml"))
+    (tmp_path / "d.toml").write_text("epochs = = 3\n")
+    assert "not TOML" in refused(capsys, "teacher", "--config", str(tmp_path / "d.toml"))
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_table_and_predictions(tmp_path):
+    command = [sys.executable, "-m", "spiketext", "demo", "--out", str(tmp_path / "demo"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    accuracy = {row["model"]: row["accuracy"] for row in result["rows"]}
+    assert accuracy["teacher (MiniLM)"] > accuracy["TF-IDF + logistic regression"] + 0.05
+    assert accuracy["SpikeBERT"] > 0.5
+    assert len(result["predictions"]) == 4
+    print(json.dumps(result["rows"]), result["seconds"])
