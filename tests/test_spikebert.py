@@ -126,6 +126,10 @@ def test_padding_batch_and_neighbours_change_little_in_float32(trained, texts_of
     print(f"\nfloat32, trained: {check_neighbours_in_float32(trained, texts_of_all_lengths)}")
 
 
+def test_the_law_of_neighbours_holds_for_pairs(trained, tiny_tokenizer, reviews):
+    check_neighbours_exactly(trained, [encode(tiny_tokenizer, reviews[i], reviews[-i - 1]) for i in range(16)])
+
+
 @pytest.mark.parametrize("state", ["fresh", "trained"])
 def test_no_layer_is_silent_or_saturated(state, request, tiny_tokenizer, reviews):
     rates = check_rates(request.getfixturevalue(state), tiny_tokenizer, reviews)
@@ -301,15 +305,17 @@ def test_attention_counts_stay_exact_under_bfloat16(tiny_tokenizer, reviews):
     assert mixed.max() > 256 and (mixed % 2 == 1).any()
 
 
-def test_autocast_reaches_the_neuron_behind_the_attention_with_exact_counts(fresh, tiny_tokenizer, reviews):
+@pytest.mark.parametrize("how", ["autocast", "weights in bfloat16"])
+def test_exact_counts_reach_the_neuron_behind_the_attention(fresh, tiny_tokenizer, reviews, how):
     batch = batch_of(spread(tiny_tokenizer, reviews, 2, 200, 256))
+    model = fresh if how == "autocast" else copy.deepcopy(fresh).bfloat16()
     read = []
-    mixed = fresh.spikebert.layers[1].attention.mixed
-    handle = mixed.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        answer = fresh(**batch)
+    mixed = model.spikebert.layers[1].attention.mixed
+    handle = mixed.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].float()))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=how == "autocast"):
+        answer = model(**batch)
     handle.remove()
-    counts = read[0] / fresh.config.scale
+    counts = read[0] / model.config.scale
     assert torch.equal(counts, counts.round()) and counts.max() > 256 and (counts % 2 == 1).any()
     assert answer.logits.isfinite().all()
 

@@ -179,22 +179,21 @@ def test_a_run_killed_several_times_ends_with_the_weights_of_one_never_stopped(
     folders = stages["folders"]
     flags = ["--quiet", "--threads", "1", "--batch-size", "16", "--max-length", "32", "--seed", "3"]
     if stage == "pretrain":
-        flags += ["--teacher", folders["teacher"], "--corpus", corpus, "--tokens", "4000", "--epochs", "6"]
+        flags += ["--teacher", folders["teacher"], "--corpus", corpus, "--tokens", "3000", "--epochs", "5"]
     else:
         flags += ["--teacher", folders["teacher"], "--student", folders["stage1"], "--data", columns["data"],
-                  "--text-column", "opinion", "--label-column", "verdict", "--epochs", "6", "--evals-per-epoch", "3",
+                  "--text-column", "opinion", "--label-column", "verdict", "--epochs", "4", "--evals-per-epoch", "3",
                   "--patience", "99"]  # fmt: skip
     command = [sys.executable, "-m", "spiketext", stage, *flags]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=env, capture_output=True)
     kills = 0
-    for attempt in range(12):
+    for attempt in range(10):
         process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=env, stderr=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL)  # fmt: skip
-        if kills >= 4:
+        if kills >= 3:
             assert process.wait(300) == 0
             break
-        before = len(list((tmp_path / "killed" / "checkpoints").glob("*/complete")))
         newest = _newest(tmp_path / "killed")
         deadline = time.monotonic() + 120
         # a different moment each time: while a checkpoint is being written, right after it, between two of them
@@ -205,7 +204,6 @@ def test_a_run_killed_several_times_ends_with_the_weights_of_one_never_stopped(
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.wait()
-        assert before >= 0
     assert kills >= 3, "the run was too short to be killed"
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
