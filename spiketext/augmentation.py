@@ -6,6 +6,7 @@ part of speech drawn from the training texts, else it stays. Then, with p_ngram,
 
 from __future__ import annotations
 
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -70,10 +71,16 @@ class Augmenter:
         return word
 
 
-def english_tagger() -> Tagger | None:
-    """NLTK's perceptron tagger, or None where its data (averaged_perceptron_tagger_eng) is not installed."""
+def english_tagger(data_dir: str | None = None) -> Tagger | None:
+    """NLTK's perceptron tagger, or None where its data (averaged_perceptron_tagger_eng) is not installed.
+
+    Besides NLTK's own places it looks into nltk_data below data_dir (default: SPIKETEXT_DATA).
+    """
     import nltk
 
+    data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
+    if data_dir and (folder := os.path.join(data_dir, "nltk_data")) not in nltk.data.path:
+        nltk.data.path.append(folder)
     try:
         nltk.pos_tag(["test"])
     except LookupError:

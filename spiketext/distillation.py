@@ -202,7 +202,7 @@ def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTo
     if not options.copies:
         return None
     mask = tokenizer.mask_token or tokenizer.unk_token
-    return Augmenter(texts, mask, english_tagger(), options.p_mask, options.p_pos, options.p_ngram)
+    return Augmenter(texts, mask, english_tagger(options.data_dir), options.p_mask, options.p_pos, options.p_ngram)
 
 
 def _require_task(teacher: PreTrainedModel, labels: list[str], name: str, data: str) -> None:

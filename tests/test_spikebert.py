@@ -704,3 +704,14 @@ def test_a_student_of_the_papers_design_takes_words_and_linears(tiny_tokenizer, 
     student = preset(tiny_tokenizer, "paper").spikebert
     assert initialise_from_teacher(student, teacher, PAIRS) == 1 + 2 * 8
     assert torch.equal(student.embeddings.word.weight, teacher.embeddings.word_embeddings.weight)
+
+
+@pytest.mark.parametrize("name", OLD_DESIGNS)
+def test_a_student_of_an_old_design_still_has_input_spikes_after_its_start_from_a_teacher(
+    tiny_tokenizer, teacher, batch, name
+):
+    """The word vectors of a BERT are far below a threshold of 1: the paper's input neuron never fires on them."""
+    student = preset(tiny_tokenizer, name).spikebert
+    initialise_from_teacher(student, teacher, PAIRS)
+    rate = float(student.start(student.embeddings(batch["input_ids"], None)).detach().mean())
+    assert 0.01 <= rate <= 0.6
