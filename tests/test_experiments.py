@@ -52,3 +52,43 @@ def test_an_unknown_key_is_named(tmp_path):
     (tmp_path / "x.toml").write_text(head + row)
     with pytest.raises(ValueError, match="unknown key 'learning_rat' for TeacherOptions"):
         reproduce.read(tmp_path, "x")
+
+
+def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    corpus = tmp_path / "texts.txt"
+    corpus.write_text("\n".join(["a plain sentence about nothing at all"] * 40), encoding="utf-8")
+    small = "epochs = 1\nquiet = true\nmax_length = 16\nthreads = 1\n"
+    Path("experiments").mkdir()
+    Path("experiments/first.toml").write_text(
+        f'title = "stage 1"\nscale = "2x32"\n[pretrain]\nteacher = "{tiny_teacher}"\ncorpus = "{corpus}"\n'
+        f"tokens = 300\nbatch_size = 16\n{small}"
+    )
+    rows = "\n".join([
+        '[[rows]]\nrow = "TF-IDF"\nkind = "tfidf"\ncost_s = 1',
+        f'[[rows]]\nrow = "teacher"\nkind = "teacher"\nrun = "teacher"\n[rows.options]\nmodel = "{tiny_teacher}"\n{small}',
+        '[[rows]]\nrow = "both"\nkind = "distill"\nrun = "both"\nstudent = "first"\npaper = 85.39\ncost_s = 9\n'
+        f"[rows.options]\ncopies = 0\n{small}",
+    ])  # fmt: skip
+    Path("experiments/tiny.toml").write_text(f'title = "t"\nscale = "2x32"\ndata = "demo"\nseeds = [0]\n{rows}\n')
+    folder = Path("experiments")
+    assert [row["state"] for row in reproduce.listing(folder)] == ["not run"]
+    done = reproduce.reproduce(folder, "tiny")
+    saved = json.loads(Path("experiments/results/tiny.json").read_text(encoding="utf-8"))
+    assert saved == done["json"]
+    cells = {(cell["row"], cell["metric"]): cell for cell in saved["cells"]}
+    assert set(cells) == {
+        ("TF-IDF", "accuracy"),
+        ("teacher", "accuracy"),
+        ("both", "accuracy"),
+        ("both", "firing_rate"),
+    }
+    assert all(cell["status"] == "done" and len(cell["values"]) == 1 for cell in cells.values())
+    assert cells["both", "accuracy"]["paper"] == 85.39 and 0 < cells["both", "firing_rate"]["values"][0] < 60
+    assert cells["both", "accuracy"]["test_reads"] == 1
+    assert "| both |" in Path("experiments/RESULTS.md").read_text(encoding="utf-8")
+    again = reproduce.reproduce(folder, "tiny")
+    assert again["json"]["cells"] == saved["cells"]  # nothing was run or read again
+    more = reproduce.reproduce(folder, "tiny", seeds=2)["json"]["cells"]
+    assert all(cell["seeds"] == [0, 1] for cell in more)
+    assert [row["state"] for row in reproduce.listing(folder)] == ["4/4 cells"]
