@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 
 from spiketext.neurons import LIF, NormLIF
 from spiketext.ops import Neuron, lif, presets
+from spiketext.ops.surrogate import encode
 
 NEURON_FIELDS = ("beta", "reset", "reset_delay", "gain", "fire", "code", "levels", "signed", "surrogate", "alpha",
                  "detach_reset")  # fmt: skip
@@ -302,9 +303,9 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
             return repeated
         if config.design == "paper":
             return lif(repeated, **config.neuron())[0]
-        sign = {"code": config.code, "surrogate": config.surrogate, "alpha": config.alpha, "beta": 0.0}
-        tiny = torch.finfo(embedding.dtype).tiny  # a threshold must be positive: zero and above count as "sign +"
-        return lif(repeated + 2 * tiny, threshold=tiny, reset="zero", **sign)[0]
+        tiny = torch.finfo(embedding.dtype).tiny  # a threshold is positive, and zero fires too
+        sign = Neuron(threshold=tiny, surrogate=config.surrogate, alpha=config.alpha)
+        return encode(embedding + 2 * tiny, sign).expand_as(repeated)
 
 
 class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
