@@ -66,7 +66,8 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     )
     rows = "\n".join([
         '[[rows]]\nrow = "TF-IDF"\nkind = "tfidf"\ncost_s = 1',
-        f'[[rows]]\nrow = "teacher"\nkind = "teacher"\nrun = "teacher"\n[rows.options]\nmodel = "{tiny_teacher}"\n{small}',
+    rows = {"TF-IDF", "teacher", "both"}
+    assert set(cells) == {(row, "accuracy") for row in rows} | {("both", "firing_rate")}
         '[[rows]]\nrow = "both"\nkind = "distill"\nrun = "both"\nstudent = "first"\npaper = 85.39\ncost_s = 9\n'
         f"[rows.options]\ncopies = 0\n{small}",
     ])  # fmt: skip
