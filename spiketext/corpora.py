@@ -13,7 +13,10 @@ from typing import Any
 from spiketext.data import TextSet
 
 SUFFIXES = (".txt", ".gz", ".tgz", ".tar")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|(?<=[。！？])")
+# after .!? and closing marks, before a blank and a capital; after the Chinese stops and their closing marks
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s+[\"'(\[]?[A-Z0-9])|(?<=[.!?][\"')\]])(?=\s+[\"'(\[]?[A-Z0-9])"
+                           r"|(?<=[。！？])(?![。！？”’」』）])|(?<=[。！？][”’」』）])")  # fmt: skip
+_HAN = re.compile(r"[\u3400-\u9fff]")
 _DOCUMENT_TAG = re.compile(r"</?doc\b[^>]*>")
 
 
@@ -32,7 +35,7 @@ def sentences(corpus: str, least_words: int = 4) -> Iterator[str]:
                 continue
             for sentence in _SENTENCE_END.split(line):
                 sentence = sentence.strip()
-                if len(sentence.split()) >= least_words or (len(sentence) >= 8 and not sentence.isascii()):
+                if len(sentence.split()) >= least_words or len(_HAN.findall(sentence)) >= 2 * least_words:
                     found = True
                     yield sentence
     if not found:

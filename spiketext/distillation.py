@@ -154,7 +154,8 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     saved = Path(options.student or "") / _ALIGNMENT
     if options.student and saved.exists():
         _go_on(alignment, saved)
-    augment = augmenter(options, text_set.splits["train"].texts, tokenizer)
+    train = text_set.splits["train"]
+    augment = augmenter(options, [*train.texts, *(train.pairs or [])], tokenizer)
     rows = rows_of(text_set, "train", tokenizer, options.max_length, augment=augment, copies=options.copies,
                    seed=options.seed)  # fmt: skip
     validation = rows_of(text_set, "validation", tokenizer, options.max_length)

@@ -316,7 +316,7 @@ def test_exact_counts_reach_the_neuron_behind_the_attention(fresh, tiny_tokenize
         answer = model(**batch)
     handle.remove()
     counts = read[0] / model.config.scale
-    assert torch.equal(counts, counts.round()) and counts.max() > 256 and (counts % 2 == 1).any()
+    assert torch.equal(counts, counts.round()) and (counts[counts > 256] % 2 == 1).any()
     assert answer.logits.isfinite().all()
 
 
@@ -604,7 +604,7 @@ def test_ours_does_see_the_order_of_tokens(fresh, tiny_tokenizer, reviews):
     [
         ({"design": "mine"}, "design: expected default, paper or authors, got 'mine'"),
         ({"hidden_size": 30}, r"hidden_size \(30\) must be a multiple of num_attention_heads \(4\)"),
-        ({"time_steps": 0}, "time_steps: expected at least 1, got 0"),
+        ({"time_steps": 0}, "time_steps: expected at least 1, whole; got 0"),
         ({"code": "integer"}, "expected time_steps 1, got 4"),
         ({"code": "octal"}, "neuron code: expected one of binary, ternary, integer, got 'octal'"),
         ({"beta": 1.5}, "neuron beta: expected a share between 0 and 1, got 1.5"),
@@ -687,8 +687,8 @@ def test_the_layer_pairs_say_which_layer_comes_from_which(tiny_student_config, t
     [
         ({"vocab_size": 50}, 5 - 1 + 2 * 8),
         ({"max_position_embeddings": 16}, 5 - 1 + 2 * 8),
-        ({"intermediate_size": 48}, 5 + 2 * (8 - 3)),
-        ({"hidden_size": 16}, 0 + 2 * 1),
+        ({"intermediate_size": 48}, 5 + 2 * (8 - 4)),
+        ({"hidden_size": 16}, 0),
     ],
 )
 def test_shapes_that_do_not_fit_are_left_as_they_were(tiny_tokenizer, teacher, changes, copied):
@@ -698,12 +698,6 @@ def test_shapes_that_do_not_fit_are_left_as_they_were(tiny_tokenizer, teacher, c
     changed = [name for name, parameter in student.named_parameters() if not torch.equal(parameter, before[name])]
     assert len(changed) <= copied
     assert all(parameter.isfinite().all() for parameter in student.parameters())
-
-
-def test_a_student_of_the_papers_design_takes_words_and_linears(tiny_tokenizer, teacher):
-    student = preset(tiny_tokenizer, "paper").spikebert
-    assert initialise_from_teacher(student, teacher, PAIRS) == 1 + 2 * 8
-    assert torch.equal(student.embeddings.word.weight, teacher.embeddings.word_embeddings.weight)
 
 
 @pytest.mark.parametrize("name", OLD_DESIGNS)

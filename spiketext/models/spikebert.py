@@ -33,17 +33,18 @@ NEURON_FIELDS = ("beta", "reset", "reset_delay", "gain", "fire", "code", "levels
 
 
 def _authors(tau: float, time_steps: int) -> dict[str, Any]:
-    return {"design": "authors", "time_steps": time_steps, "attention_threshold": 0.5, "num_attention_heads": 8,
-            **presets("spikingjelly", tau=tau)}  # fmt: skip
+    own = {"design": "authors", "time_steps": time_steps, "attention_threshold": 0.5, "num_attention_heads": 8}
+    return own | {"layer_norm_eps": 1e-5} | presets("spikingjelly", tau=tau)
 
 
+_PAPER_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+# Silent tokens are exact zeros in these designs: with BERT's 1e-12 a norm would multiply their gradients by a million.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "paper": {"design": "paper", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-              "intermediate_size": 3072},
+    "paper": {"design": "paper", "layer_norm_eps": 1e-5, **_PAPER_SIZES},
     "authors-stage1": _authors(tau=10.0, time_steps=16),
     "authors-stage2": _authors(tau=2.0, time_steps=4),
-}  # fmt: skip
+}
 
 
 @strict
@@ -92,16 +93,20 @@ class SpikeBertConfig(PreTrainedConfig):
         """Cross-field checks, run after construction."""
         if self.design not in ("default", "paper", "authors"):
             raise ValueError(f"design: expected default, paper or authors, got {self.design!r}")
+        for name in ("num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
                 f"({self.num_attention_heads})"
             )
-        if self.time_steps < 1:
-            raise ValueError(f"time_steps: expected at least 1, got {self.time_steps}")
+        if self.time_steps < 1 or self.time_steps != int(self.time_steps):
+            raise ValueError(f"time_steps: expected at least 1, whole; got {self.time_steps}")
         if self.code == "integer" and self.time_steps != 1:
             raise ValueError(f"the integer code has no memory: expected time_steps 1, got {self.time_steps}")
-        Neuron(**self.neuron())
+        for threshold in (self.threshold, self.attention_threshold):
+            Neuron(**self.neuron(threshold))
 
 
 @dataclass
@@ -172,10 +177,10 @@ class SpikingSelfAttention(nn.Module):
         spikes = self.input(x) if self.design == "default" else x
         currents = self.qkv(spikes).unflatten(-1, (3, -1))  # [T, B, L, 3, D]
         mixed, scores = self.attend(self.qkv_spikes(currents), mask, with_scores)
-        mixed = (mixed * self.scale).to(spikes.dtype)
-        if self.design == "paper":
-            return self.output_spikes(self.output(mixed)), scores
-        out = self.output(self.mixed(mixed))
+        mixed = mixed * self.scale
+        if self.design != "paper":
+            mixed = self.mixed(mixed)
+        out = self.output(mixed.to(spikes.dtype))
         return (out if self.design == "default" else self.output_spikes(out)), scores
 
     def attend(self, qkv: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
@@ -355,27 +360,37 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
 def initialise_from_teacher(student: SpikeBertModel, teacher: nn.Module, layer_pairs: list[tuple[int, int]]) -> int:
     """Copy the weights of a BERT encoder into the student where the shapes allow; returns how many tensors came over.
 
-    layer_pairs are (student, teacher) counted from 1. Norms before neurons keep their own start.
+    layer_pairs are (student, teacher) counted from 1. Weight and bias of a layer come together or not at all; norms
+    before neurons keep their own start; the designs of the paper and its authors start on their own.
     """
+    if student.config.design != "default":
+        return 0  # word vectors of a BERT are far below a threshold of 1: no input neuron would fire
     sources = dict(teacher.named_parameters())
-    names = {"embeddings.word.weight": ["embeddings.word_embeddings.weight"],
-             "embeddings.position.weight": ["embeddings.position_embeddings.weight"],
-             "embeddings.segment.weight": ["embeddings.token_type_embeddings.weight"],
-             "embeddings.norm.weight": ["embeddings.LayerNorm.weight"],
-             "embeddings.norm.bias": ["embeddings.LayerNorm.bias"]}  # fmt: skip
+    names = {
+        "embeddings.word": ["embeddings.word_embeddings"],
+        "embeddings.position": ["embeddings.position_embeddings"],
+        "embeddings.segment": ["embeddings.token_type_embeddings"],
+        "embeddings.norm": ["embeddings.LayerNorm"],
+    }
     for mine, theirs in layer_pairs:
-        for kind in ("weight", "bias"):
-            here, there = f"layers.{mine - 1}.", f"encoder.layer.{theirs - 1}."
-            names[f"{here}attention.qkv.{kind}"] = [
-                f"{there}attention.self.{part}.{kind}" for part in ("query", "key", "value")
-            ]
-            names[f"{here}attention.output.{kind}"] = [f"{there}attention.output.dense.{kind}"]
-            names[f"{here}feed_forward.expand.{kind}"] = [f"{there}intermediate.dense.{kind}"]
-            names[f"{here}feed_forward.output.{kind}"] = [f"{there}output.dense.{kind}"]
+        here, there = f"layers.{mine - 1}.", f"encoder.layer.{theirs - 1}."
+        names[f"{here}attention.qkv"] = [f"{there}attention.self.{part}" for part in ("query", "key", "value")]
+        names[f"{here}attention.output"] = [f"{there}attention.output.dense"]
+        names[f"{here}feed_forward.expand"] = [f"{there}intermediate.dense"]
+        names[f"{here}feed_forward.output"] = [f"{there}output.dense"]
     copied = 0
-    for name, parameter in student.named_parameters():
-        parts: list[Tensor] = [sources[source] for source in names.get(name, []) if source in sources]
-        if parts and sum(map(len, parts)) == len(parameter) and parts[0].shape[1:] == parameter.shape[1:]:
-            parameter.copy_(torch.cat(parts))
-            copied += 1
+    for name, from_names in names.items():
+        module = student.get_submodule(name)
+        found = {
+            kind: torch.cat([sources[f"{source}.{kind}"] for source in from_names])
+            for kind, _ in module.named_parameters()
+            if all(f"{source}.{kind}" in sources for source in from_names)
+        }
+        parameters = dict(module.named_parameters())
+        if found and all(
+            parameter.shape == getattr(found.get(kind), "shape", None) for kind, parameter in parameters.items()
+        ):
+            for kind, parameter in parameters.items():
+                parameter.copy_(found[kind])
+                copied += 1
     return copied
