@@ -32,20 +32,23 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
     say(f"demo: {learn} reviews to learn from, {test} written apart for the test")
     say("1/4 a teacher: the packaged MiniLM encoder learns the labels")
     teacher = str(root / "teacher")
-    training.teacher(TeacherOptions(data="demo", out=teacher, epochs=6, learning_rate=2e-4))
+    training.teacher(TeacherOptions(data="demo", out=teacher, epochs=5, learning_rate=2e-4))
     say("2/4 a spiking classifier without a teacher")
     direct = str(root / "direct")
-    training.train(TrainOptions(data="demo", out=direct, layers=3, epochs=4))
+    training.train(TrainOptions(data="demo", out=direct, layers=2, epochs=4))
     say("3/4 SpikeBERT, stage 1: the teacher's features on unlabelled text")
     first = str(root / "stage1")
     corpus = _unlabelled(root)
     distillation.pretrain(
-        PretrainOptions(teacher="minilm", corpus=corpus, out=first, layers=3, epochs=4, batch_size=32)
+        PretrainOptions(
+            teacher="minilm", corpus=corpus, out=first, layers=2, epochs=4, batch_size=32, evals_per_epoch=1
+        )
     )
     say("4/4 SpikeBERT, stage 2: the task")
     spiking = str(root / "spikebert")
-    distillation.distill(DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=4,
-                                        learning_rate=2e-4))  # fmt: skip
+    distillation.distill(
+        DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=3, learning_rate=2e-4)
+    )
     rows = [
         {"model": "TF-IDF + logistic regression", "accuracy": tfidf_baseline(texts)["accuracy"], "firing_rate": None}
     ]
