@@ -116,6 +116,15 @@ def _shown(logs: dict[str, Any]) -> set[str]:
     return {name for name in logs if name not in hidden and not name.endswith("per_second") and "runtime" not in name}
 
 
+class EarlyStop(EarlyStoppingCallback):
+    """Early stopping that a resumed run remembers: stopped before it was killed, it stops again at once."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """The best checkpoint is loaded at the end, so the step that was taken changes nothing."""
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+
 class Clock(TrainerCallback, ExportableState):
     """Seconds of training, over all resumptions."""
 
@@ -190,7 +199,7 @@ def fit(
     clock = Clock()
     callbacks: list[TrainerCallback] = [clock]
     if metric is not None:
-        callbacks.append(EarlyStoppingCallback(options.patience))
+        callbacks.append(EarlyStop(options.patience))
     if not options.quiet:
         callbacks.append(LossBar())
     trainer = ObjectiveTrainer(

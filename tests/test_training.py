@@ -166,6 +166,12 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path, columns):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_bf16_trains_where_it_is_asked_for(tiny_teacher, columns, tmp_path):
+    asked = {"teacher": str(tiny_teacher), "data": "demo", "copies": 0, "epochs": 1, "precision": "bf16", **COMMON}
+    result = distillation.distill(DistillOptions(out=str(tmp_path / "b"), **asked))
+    assert 0 <= result["validation"]["accuracy"] <= 1
+
+
 def test_the_plain_functions_take_keywords(tiny_teacher, columns, tmp_path):
     result = spiketext.teacher(model=str(tiny_teacher), out=str(tmp_path / "t"), epochs=1, **columns, **COMMON)
     assert 0 <= result["validation"]["accuracy"] <= 1

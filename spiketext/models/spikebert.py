@@ -318,14 +318,14 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
 
     def __init__(self, config: SpikeBertConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = int(config.num_labels or 0)
         self.spikebert = SpikeBertModel(config)
         width = config.hidden_size
         if config.design == "default":
             self.head_spikes: nn.Module = NormLIF(width, eps=config.layer_norm_eps, **config.neuron())
         else:
             self.head_spikes = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.classifier = nn.Linear(width, len(config.id2label))
+        self.classifier = nn.Linear(width, self.num_labels)
         self.post_init()
 
     def forward(
