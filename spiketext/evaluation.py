@@ -22,16 +22,20 @@ from spiketext.data import Split, TextSet, load
 from spiketext.neurons import LIF
 
 
+class Diverged(ValueError):
+    """A training ended in numbers that are none."""
+
+
 def scores(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, F1 (of class 1, or macro), Matthews in 0..1; for regression Pearson and Spearman.
 
-    logits [N, K], labels [N]. Raises ValueError when a logit is not a number.
+    logits [N, K], labels [N]. Raises Diverged when a logit is not a number.
     """
     from scipy import stats
     from sklearn import metrics
 
     if not np.isfinite(logits).all():
-        raise ValueError("the model answers NaN or infinity; it diverged: train again with a lower --learning-rate")
+        raise Diverged("the model answers NaN or infinity; it diverged: train again with a lower --learning-rate")
     if task == "regression":
         answers = logits.squeeze(-1)
         if answers.std() == 0 or labels.std() == 0:

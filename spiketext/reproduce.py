@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,7 +18,7 @@ from typing import Any
 from spiketext import distillation, training
 from spiketext.about import machine, versions
 from spiketext.data import load
-from spiketext.evaluation import evaluate, tfidf_baseline
+from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 from spiketext.runs import write_whole
 
@@ -97,7 +98,7 @@ def reproduce(
     for row in spec["rows"]:
         for metric in _METRICS if row["kind"] in ("train", "distill") else _METRICS[:1]:
             cell = before.get((row["row"], metric))
-            keep = cell is not None and cell["status"] == "done" and cell["data_hash"] == text_set.hash
+            keep = cell is not None and cell["status"] != "empty" and cell["data_hash"] == text_set.hash
             result["cells"].append(cell if keep else _empty(spec, row, metric, text_set.hash))
     for row in spec["rows"]:
         cells = [cell for cell in result["cells"] if cell["row"] == row["row"]]
@@ -105,13 +106,18 @@ def reproduce(
             if seed in cells[0]["seeds"]:
                 continue
             say(f"{name}: {row['row']}, seed {seed}")
-            outcome = _run_row(folder, spec, row, seed, data_dir, text_set)
+            started = time.monotonic()
+            try:
+                outcome = _run_row(folder, spec, row, seed, data_dir, text_set)
+            except Diverged:
+                outcome = {}
             for cell in cells:
+                value = outcome.get(cell["metric"])
                 cell["seeds"].append(seed)
-                cell["values"].append(round(100 * outcome[cell["metric"]], 3))
-                cell["wall_s"].append(outcome["wall_s"])
+                cell["values"].append(None if value is None else round(100 * value, 3))
+                cell["wall_s"].append(round(outcome.get("wall_s", time.monotonic() - started), 1))
                 cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", 1))
-                cell["status"] = "done"
+                cell["status"] = "diverged" if None in cell["values"] else "done"
                 cell.pop("cost_s", None)
             write_whole(folder / "results" / f"{name}.json", json.dumps(result, indent=2) + "\n")
             write_whole(folder / "RESULTS.md", results_page(folder))
@@ -127,7 +133,7 @@ def _empty(spec: dict, row: dict, metric: str, data_hash: str) -> dict[str, Any]
 
 def _run_row(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | None, text_set: Any) -> dict[str, Any]:
     if row["kind"] == "tfidf":
-        return tfidf_baseline(text_set) | {"wall_s": 0.0}
+        return tfidf_baseline(text_set)
     root = Path("runs") / spec["name"]
     asked = dict(row.get("options", {})) | {"data": spec["data"], "data_dir": data_dir, "seed": seed}
     if row["kind"] == "distill":
@@ -176,10 +182,13 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    return f"{values[0]:.2f}" if len(values) == 1 else f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+def _spread(values: list[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < len(values):
+        return f"{len(values) - len(numbers)} of {len(values)} diverged"
+    if len(numbers) < 2:
+        return f"{numbers[0]:.2f}" if numbers else ""
+    return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
 
 
 def results_page(folder: Path) -> str:

@@ -26,7 +26,7 @@ from transformers.trainer_callback import ExportableState, PrinterCallback, Prog
 from spiketext import checkpoints
 from spiketext.batching import EvaluationOrder, LengthBuckets, TextRows
 from spiketext.data import TextSet, load
-from spiketext.evaluation import model_inputs, scores
+from spiketext.evaluation import Diverged, model_inputs, scores
 from spiketext.losses import label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions, describe
@@ -158,7 +158,7 @@ def fit(
     """Train an objective; with a metric, keep the best validation and stop early. Resumes from the run's checkpoint.
 
     Returns steps, tokens read, seconds, validation scores and whether it stopped early.
-    Raises ValueError for a batch that micro-batches do not divide.
+    Raises ValueError for a batch that micro-batches do not divide, Diverged when a weight is no number at the end.
     """
     if options.batch_size % options.micro_batch and options.micro_batch < options.batch_size:
         raise ValueError(f"batch_size ({options.batch_size}) must be a multiple of micro_batch ({options.micro_batch})")
@@ -214,7 +214,7 @@ def fit(
     trainer.train(resume_from_checkpoint=run.checkpoint())
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
     if not torch.isfinite(torch.stack([p.detach().sum() for p in objective.parameters()])).all():
-        raise ValueError("training diverged: a weight is not a number; try a lower --learning-rate")
+        raise Diverged("training diverged: a weight is not a number; try a lower --learning-rate")
     seen = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     best = max(seen, key=lambda entry: entry[f"eval_{metric}"]) if metric else seen[-1]
     keep = {"eval_loss", "eval_accuracy", "eval_f1", "eval_matthews", "eval_pearson", "eval_spearman"}
