@@ -159,10 +159,11 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
         )
     if x.dim() < 2:
         raise ValueError(f"x must have a time axis and features, [T, ..., D]; got {list(x.shape)}")
-    same = x.dtype == weight.dtype == bias.dtype and x.numel() > 0
-    if resolve_backend(backend, x, n) != "cpp" or not same:
+    dtype = torch.promote_types(x.dtype, torch.promote_types(weight.dtype, bias.dtype))
+    x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    if resolve_backend(backend, x, n) != "cpp" or not x.numel():
         current = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps) * weight + bias
-        return lif(current, backend=backend if same else None, **neuron)[0]
+        return lif(current, backend=backend, **neuron)[0]
     _check(x, None, n)
     groups = weight.shape[0] if weight.dim() == 2 else 1
     flat = x.reshape(x.shape[0], -1, groups, x.shape[-1])
