@@ -90,6 +90,16 @@ def poisoned_memory(monkeypatch):
 # A model house in miniature: nothing of it comes from a network -------------------------------------------------------
 
 
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "id2label": {0: "negative", 1: "positive"},
+    "label2id": {"negative": 0, "positive": 1},
+}
+
+
 @pytest.fixture(scope="session")
 def demo() -> TextSet:
     """The reviews that are shipped with the package."""
@@ -114,16 +124,7 @@ def tiny_tokenizer(demo, tmp_path_factory):
 def tiny_teacher(tiny_tokenizer, tmp_path_factory) -> str:
     """The folder of a BERT classifier of 2 layers and width 32 with random weights, and its tokenizer."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        pad_token_id=tiny_tokenizer.pad_token_id,
-        id2label={0: "negative", 1: "positive"},
-        label2id={"negative": 0, "positive": 1},
-    )
+    config = transformers.BertConfig(**TINY, vocab_size=len(tiny_tokenizer), pad_token_id=tiny_tokenizer.pad_token_id)
     folder = str(tmp_path_factory.mktemp("teacher"))
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
@@ -133,13 +134,4 @@ def tiny_teacher(tiny_tokenizer, tmp_path_factory) -> str:
 @pytest.fixture
 def tiny_student_config(tiny_tokenizer) -> SpikeBertConfig:
     """A student of the teacher's sizes."""
-    return SpikeBertConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        pad_token_id=tiny_tokenizer.pad_token_id,
-        id2label={0: "negative", 1: "positive"},
-        label2id={"negative": 0, "positive": 1},
-    )
+    return SpikeBertConfig(**TINY, vocab_size=len(tiny_tokenizer), pad_token_id=tiny_tokenizer.pad_token_id)
