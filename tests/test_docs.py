@@ -13,7 +13,8 @@ from spiketext.reproduce import results_page
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line.strip() for line in re.findall(r"^(?:\$ )?(spiketext .+)$", README, flags=re.M)]
+BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.M | re.S)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("spiketext ")]
 
 
 def test_readme_shows_commands():
