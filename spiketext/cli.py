@@ -31,7 +31,7 @@ _RENAMED = {"start": "from"}  # a field that is a Python keyword on the command 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. A flag left out is None here: --config comes next, then the default of the field."""
-    parser = argparse.ArgumentParser(prog="spiketext", description=__doc__ and "Spiking text classifiers.")
+    parser = argparse.ArgumentParser(prog="spiketext", description="Spiking text classifiers.")
     parser.add_argument("--version", action="version", version=f"spiketext {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

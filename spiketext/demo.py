@@ -11,6 +11,7 @@ from spiketext import distillation, training
 from spiketext.data import load
 from spiketext.evaluation import evaluate, predict, tfidf_baseline
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.runs import write_whole
 
 TEXTS = (
     "Not once in three hours did I look at my watch.",
@@ -67,8 +68,7 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
 def _unlabelled(root: Path) -> str:
     """The training texts without their labels, as the corpus of stage 1."""
     path = root / "unlabelled.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(load("demo").splits["train"].texts), encoding="utf-8")
+    write_whole(path, "\n".join(load("demo").splits["train"].texts))
     return str(path)
 
 

@@ -223,5 +223,7 @@ def _go_on(alignment: Alignment, saved: Path) -> None:
 
 
 def _finish(run: Run, objective: Distillation, tokenizer: Any, command: str, text_set: Any, result: dict) -> dict:
-    save_file(objective.alignment.state_dict(), run.out / _ALIGNMENT)
-    return finish(run, objective.model, tokenizer, command, text_set, result)
+    def save_alignment(folder: str) -> None:
+        save_file(objective.alignment.state_dict(), Path(folder) / _ALIGNMENT)
+
+    return finish(run, objective.model, tokenizer, command, text_set, result, save_alignment)

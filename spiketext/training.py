@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -306,8 +307,9 @@ def finish(
     command: str,
     text_set: TextSet | None,
     result: dict[str, Any],
+    save_more: Callable[[str], None] = lambda folder: None,
 ) -> dict[str, Any]:
-    """Save a trained model and what came out into the run's folder."""
+    """Save a trained model, what else belongs to it, and what came out into the run's folder."""
     about = {"command": command, "parameters": sum(p.numel() for p in model.parameters())}
     if text_set is not None:
         about |= {"data": text_set.name, "data_hash": text_set.hash, "notes": text_set.notes}
@@ -315,6 +317,7 @@ def finish(
 
     def save(folder: str) -> None:
         checkpoints.save_model(model, tokenizer, folder, about)
+        save_more(folder)
         (Path(folder) / "history.json").write_text(json.dumps(history), encoding="utf-8")
 
     return run.finish(save, {**about, **result})
