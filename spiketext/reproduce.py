@@ -22,9 +22,12 @@ from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 from spiketext.runs import write_whole
 
-KINDS: dict[str, type | None] = {
-    "tfidf": None, "teacher": TeacherOptions, "train": TrainOptions, "distill": DistillOptions,
-}  # fmt: skip
+KINDS: dict[str, tuple[Callable, type] | None] = {
+    "tfidf": None,
+    "teacher": (training.teacher, TeacherOptions),
+    "train": (training.train, TrainOptions),
+    "distill": (distillation.distill, DistillOptions),
+}
 _METRICS = ("accuracy", "firing_rate")
 _PAGE_HEAD = """# Results
 
@@ -49,9 +52,9 @@ def read(folder: Path, name: str) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: row {row.get('row')!r} has kind {row.get('kind')!r}, expected {', '.join(KINDS)}"
             )
-        options = KINDS[row["kind"]]
-        if options is not None:
-            parts.append((options, row.get("options", {})))
+        kind = KINDS[row["kind"]]
+        if kind is not None:
+            parts.append((kind[1], row.get("options", {})))
     for options, asked in parts:
         unknown = set(asked) - {field.name for field in fields(options)}
         if unknown:
@@ -132,8 +135,10 @@ def _empty(spec: dict, row: dict, metric: str, data_hash: str) -> dict[str, Any]
 
 
 def _run_row(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | None, text_set: Any) -> dict[str, Any]:
-    if row["kind"] == "tfidf":
+    kind = KINDS[row["kind"]]
+    if kind is None:
         return tfidf_baseline(text_set)
+    stage, options = kind
     root = Path("runs") / spec["name"]
     asked = dict(row.get("options", {})) | {"data": spec["data"], "data_dir": data_dir, "seed": seed}
     if row["kind"] == "distill":
@@ -141,12 +146,6 @@ def _run_row(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | Non
         if "student" in row:
             asked["student"] = stage_one(folder, row["student"], data_dir)
     out = str(root / f"{row['run']}-{seed}")
-    stages: dict[str, tuple[Callable, Callable]] = {
-        "teacher": (training.teacher, TeacherOptions),
-        "train": (training.train, TrainOptions),
-        "distill": (distillation.distill, DistillOptions),
-    }
-    stage, options = stages[row["kind"]]
     trained = stage(options(**asked, out=out))
     scored = evaluate(out, text_set, "test")
     return scored | {"wall_s": trained["wall_s"]}
