@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from spiketext import __version__
+from spiketext.machine import keep_memory
 from spiketext.options import DataOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 
 STAGES: dict[str, tuple[str, type, str, str]] = {
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0 when it worked, 2 with one line on standard error when the user can mend it, 130 on Ctrl-C."""
     args = build_parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keep_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         args.run(args)

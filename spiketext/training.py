@@ -179,6 +179,7 @@ def fit(
         warmup_steps=options.warmup,
         max_grad_norm=options.max_grad_norm,
         lr_scheduler_type="linear",
+        optim="adamw_torch_fused",
         seed=options.seed,
         use_cpu=not torch.cuda.is_available(),
         bf16=_use_bf16(options.precision),

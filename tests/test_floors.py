@@ -13,7 +13,7 @@ import spiketext
 
 PACKAGE = Path(spiketext.__file__).parent
 FLOORS = [
-    {"ops", "losses", "options", "runs", "augmentation", "tables"},
+    {"ops", "losses", "options", "runs", "augmentation", "tables", "machine"},
     {"neurons", "batching", "splits"},
     {"models", "datasets"},
     {"data"},

@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
-from spiketext.neurons import LIF, NormLIF
+from spiketext.neurons import LIF, NormLIF, SpikeLinear
 from spiketext.ops import Neuron, lif, presets
 from spiketext.ops.surrogate import encode
 
@@ -166,9 +166,9 @@ class SpikingSelfAttention(nn.Module):
             self.mixed: LIF = NormLIF(width, eps=eps, **special)
         if self.design == "authors":
             self.mixed = LIF(**special)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = SpikeLinear(width, 3 * width)
         self.qkv_spikes = NormLIF(width, groups=3, eps=eps, **general)
-        self.output = nn.Linear(width, width)
+        self.output = SpikeLinear(width, width)
         if self.design != "default":
             self.output_spikes = NormLIF(width, eps=eps, **general)
 
@@ -209,9 +209,9 @@ class SpikingFeedForward(nn.Module):
         self.design = config.design
         if self.design == "default":
             self.input = NormLIF(width, eps=eps, **config.neuron())
-        self.expand = nn.Linear(width, inner)
+        self.expand = SpikeLinear(width, inner)
         self.expand_spikes = NormLIF(inner, eps=eps, **config.neuron())
-        self.output = nn.Linear(inner, width)
+        self.output = SpikeLinear(inner, width)
         if self.design != "default":
             self.output_spikes = NormLIF(width, eps=eps, **config.neuron())
 
@@ -325,7 +325,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             self.head_spikes: nn.Module = NormLIF(width, eps=config.layer_norm_eps, **config.neuron())
         else:
             self.head_spikes = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.classifier = nn.Linear(width, self.num_labels)
+        self.classifier = SpikeLinear(width, self.num_labels)
         self.post_init()
 
     def forward(
