@@ -198,6 +198,8 @@ def fit(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if options.recompute:
+        objective.model.gradient_checkpointing_enable()
     clock = Clock()
     callbacks: list[TrainerCallback] = [clock]
     if metric is not None:

@@ -21,6 +21,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import init
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
@@ -41,6 +42,8 @@ _PAPER_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_head
 # Silent tokens are exact zeros in these designs: with BERT's 1e-12 a norm would multiply their gradients by a million.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "integer": {"code": "integer", "time_steps": 1},  # 0..4 in one pass; `unroll` sends a code k as k binary spikes
+    "signed": {"code": "integer", "time_steps": 1, "levels": 2, "signed": True},  # -2..2
     "paper": {"design": "paper", "layer_norm_eps": 1e-5, **_PAPER_SIZES},
     "authors-stage1": _authors(tau=10.0, time_steps=16),
     "authors-stage2": _authors(tau=2.0, time_steps=4),
@@ -222,7 +225,7 @@ class SpikingFeedForward(nn.Module):
         return out if self.design == "default" else self.output_spikes(out)
 
 
-class SpikeBertLayer(nn.Module):
+class SpikeBertLayer(GradientCheckpointingLayer):
     """One block: residual x [T, B, L, D] -> residual x, scores or None."""
 
     def __init__(self, config: SpikeBertConfig):
@@ -241,6 +244,7 @@ class SpikeBertPreTrainedModel(PreTrainedModel):
 
     config_class = SpikeBertConfig
     base_model_prefix = "spikebert"
+    supports_gradient_checkpointing = True
     _no_split_modules = ["SpikeBertLayer"]
 
     @torch.no_grad()
