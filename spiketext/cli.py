@@ -59,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", required=True, help="folder of the model")
     evaluate.add_argument("--split", default="validation", help="train, validation (default) or test; test is logged")
     evaluate.add_argument("--time-steps", type=int, help="another T than the model was saved with")
+    evaluate.add_argument("--confidence", type=float, help="stop a text at the first time step that is this sure")
+    evaluate.add_argument("--precision", default="float32", help="float32, bf16 or int8 (weights)")
     evaluate.add_argument("--batch-size", type=int, default=64, help="texts at once")
     _add_fields(evaluate, DataOptions)
     predict = command("predict", _predict, "labels and probabilities of texts",
@@ -66,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("texts", nargs="*", metavar="TEXT")
     predict.add_argument("--model", required=True, help="folder of the model")
     predict.add_argument("--file", help="one text a line (a tab separates a pair); - is standard input")
+    predict.add_argument("--precision", default="float32", help="float32, bf16 or int8 (weights)")
     predict.add_argument("--top-k", type=int, default=1, help="how many labels of each text")
     reproduce = command("reproduce", _reproduce, "run an experiment of experiments/, or list them",
                         "spiketext reproduce sst2")  # fmt: skip
@@ -184,7 +187,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     reading = {field.name: getattr(args, field.name) for field in fields(DataOptions) if field.name != "data"}
     reading = {name: value for name, value in reading.items() if value is not None}
     result = evaluate(args.model, args.data or "", args.split, time_steps=args.time_steps, batch_size=args.batch_size,
-                      progress=not args.json, **reading)  # fmt: skip
+                      confidence=args.confidence, precision=args.precision, progress=not args.json,
+                      **reading)  # fmt: skip
     _show(result, args, lambda: _pairs_table(result))
 
 
@@ -198,7 +202,8 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError("no texts: give them as arguments, with --file FILE, or with --file - for standard input")
     split = [text.split("\t", 1) for text in texts]
     pairs = [parts[1] for parts in split] if all(len(parts) == 2 for parts in split) else None
-    answers = predict(args.model, [p[0] for p in split] if pairs else texts, pairs, top_k=args.top_k)
+    answers = predict(args.model, [p[0] for p in split] if pairs else texts, pairs, top_k=args.top_k,
+                      precision=args.precision)  # fmt: skip
 
     def line(answer: dict[str, Any]) -> str:
         if "value" in answer:

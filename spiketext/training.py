@@ -199,6 +199,7 @@ def fit(
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     if options.recompute:
+        assert isinstance(objective.model, PreTrainedModel)
         objective.model.gradient_checkpointing_enable()
     clock = Clock()
     callbacks: list[TrainerCallback] = [clock]

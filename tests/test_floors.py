@@ -16,7 +16,7 @@ FLOORS = [
     {"ops", "losses", "options", "runs", "augmentation", "tables", "machine"},
     {"neurons", "batching", "splits"},
     {"models", "datasets"},
-    {"data"},
+    {"data", "precision"},
     {"corpora", "checkpoints"},
     {"evaluation", "about"},
     {"training"},

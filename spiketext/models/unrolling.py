@@ -1,7 +1,7 @@
-"""An integer model run by binary spikes: each code k is sent as k spikes, the numbers stay the same (SPEC: unrolling).
+"""An integer model run by binary spikes: each code k is sent as k spikes, the numbers stay the same.
 
-Layer by layer with a barrier: a Linear adds up its binary steps before the norm and the next encoding. In attention K is
-streamed as binary steps against the counts V, then Q against the counts K^T V. A signed code is sent by a pair of
+Layer by layer with a barrier: a Linear adds up its binary steps before the norm and the next encoding. In attention K
+is streamed as binary steps against the counts V, then Q against the counts K^T V. A signed code is sent by a pair of
 neurons, ON and OFF, whose outgoing weights are each other's negative. `unroll` is for looking and for counting; the
 integer model itself is the quick way to the same logits.
 """
@@ -60,8 +60,8 @@ class UnrolledAttention(SpikingSelfAttention):
         q, k, v = qkv.view(steps, texts, length, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5).unbind()
         if mask is not None:
             k = k * mask[:, None, :, None].to(k.dtype)
-        context = sum(self._signs(step, lambda spikes: spikes.mT @ v) for step in self._binary(k))
-        mixed = sum(self._signs(step, lambda spikes: spikes @ context) for step in self._binary(q))
+        context = torch.stack([self._signs(step, lambda spikes: spikes.mT @ v) for step in self._binary(k)]).sum(0)
+        mixed = torch.stack([self._signs(step, lambda spikes: spikes @ context) for step in self._binary(q)]).sum(0)
         return mixed.transpose(2, 3).reshape(steps, texts, length, width), None
 
     def _binary(self, codes: Tensor) -> Tensor:
