@@ -135,20 +135,25 @@ def _empty(spec: dict, row: dict, metric: str, data_hash: str) -> dict[str, Any]
 
 
 def _run_row(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | None, text_set: Any) -> dict[str, Any]:
-    kind = KINDS[row["kind"]]
-    if kind is None:
+    if KINDS[row["kind"]] is None:
         return tfidf_baseline(text_set)
+    out, trained = _train(folder, spec, row, seed, data_dir)
+    return evaluate(out, text_set, "test") | {"wall_s": trained["wall_s"]}
+
+
+def _train(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | None) -> tuple[str, dict[str, Any]]:
+    """The folder of a row's model and what its training returned; what it needs is made first where it is gone."""
+    kind = KINDS[row["kind"]]
+    assert kind is not None
     stage, options = kind
-    root = Path("runs") / spec["name"]
     asked = dict(row.get("options", {})) | {"data": spec["data"], "data_dir": data_dir, "seed": seed}
     if row["kind"] == "distill":
-        asked["teacher"] = str(root / f"teacher-{seed}")
+        above = next(r for r in spec["rows"] if r["kind"] == "teacher")
+        asked["teacher"] = _train(folder, spec, above, seed, data_dir)[0]
         if "student" in row:
             asked["student"] = stage_one(folder, row["student"], data_dir)
-    out = str(root / f"{row['run']}-{seed}")
-    trained = stage(options(**asked, out=out))
-    scored = evaluate(out, text_set, "test")
-    return scored | {"wall_s": trained["wall_s"]}
+    out = str(Path("runs") / spec["name"] / f"{row['run']}-{seed}")
+    return out, stage(options(**asked, out=out))
 
 
 def stage_one(folder: Path, name: str, data_dir: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     assert "| both |" in Path("experiments/RESULTS.md").read_text(encoding="utf-8")
     again = reproduce.reproduce(folder, "tiny")
     assert again["json"]["cells"] == saved["cells"]  # nothing was run or read again
+    for cell in saved["cells"]:  # the models are gone and a row is still to be run: its teacher is made again
+        if cell["row"] == "both":
+            cell |= {"values": [], "seeds": [], "wall_s": [], "test_reads": 0, "status": "empty", "cost_s": 9}
+    Path("experiments/results/tiny.json").write_text(json.dumps(saved), encoding="utf-8")
+    shutil.rmtree("runs")
+    mended = reproduce.reproduce(folder, "tiny")["json"]["cells"]
+    assert all(cell["status"] == "done" and cell["test_reads"] <= 1 for cell in mended)
+    assert Path("runs/tiny/teacher-0").exists() and not Path("runs/tiny/teacher-0/test_reads.jsonl").exists()
     more = reproduce.reproduce(folder, "tiny", seeds=2)["json"]["cells"]
     assert all(cell["seeds"] == [0, 1] for cell in more)
     assert [row["state"] for row in reproduce.listing(folder)] == ["4/4 cells"]
