@@ -18,7 +18,7 @@ from spiketext.corpora import sentences
 from spiketext.evaluation import model_inputs
 from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
-from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions, describe
+from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
 from spiketext.runs import Run
 from spiketext.training import finish, fit, label_settings, new_student, prepare, read, rows_of
 
@@ -104,7 +104,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     Saves the encoder, its tokenizer and the alignment in options.out; returns losses, steps, tokens and seconds.
     Raises ValueError for bad options, corpus or teacher.
     """
-    run = Run(options.out, "pretrain", describe(options))
+    run = Run("pretrain", options)
     if run.result is not None:
         return run.result
     prepare(options)
@@ -130,7 +130,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     Saves the classifier in options.out; returns validation scores, steps and seconds.
     Raises ValueError for bad options, data, teacher or student, or tokenizers that differ.
     """
-    run = Run(options.out, "distill", describe(options))
+    run = Run("distill", options)
     if run.result is not None:
         return run.result
     text_set = read(options)

@@ -5,7 +5,7 @@ Nothing heavy is imported here, so that the command line answers at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -120,8 +120,3 @@ class DistillOptions(DistillationOptions, DataOptions):
     p_mask: float = _option(0.1, "chance that a word is masked")
     p_pos: float = _option(0.1, "chance that a word is replaced by another of its part of speech")
     p_ngram: float = _option(0.25, "chance that a text is cut to a random n-gram, n from 1 to 5")
-
-
-def describe(options: Any) -> dict[str, Any]:
-    """The fields of an options object, by name."""
-    return {f.name: getattr(options, f.name) for f in fields(options)}

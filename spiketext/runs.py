@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,16 @@ def write_whole(path: Path, text: str) -> None:
 class Run:
     """A run in a folder: run.json holds what was asked, result.json what came out, once it is complete.
 
+    options is a dataclass of `spiketext.options`.
     Raises ValueError when the folder holds another run, or files that are not a run.
     """
 
-    def __init__(self, out: str, command: str, asked: dict[str, Any]):
-        if not out:
+    def __init__(self, command: str, options: Any):
+        if not options.out:
             raise ValueError(f"{command}: --out is missing; name the folder for the result")
-        self.out = Path(out)
-        self.asked = json.loads(json.dumps({"command": command, **asked}))
+        self.out = Path(options.out)
+        self.asked = json.loads(json.dumps({"command": command, **asdict(options)}))
+        self.defaults = {field.name: field.default for field in fields(options)}
         self._claim()
 
     def _claim(self) -> None:
@@ -52,9 +55,10 @@ class Run:
             return
         before = json.loads(config.read_text(encoding="utf-8"))
         for name in sorted({*before, *self.asked} - set(_UNESSENTIAL)):
-            if before.get(name) != self.asked.get(name):
+            then = before.get(name, self.defaults.get(name))  # an option that is younger than the run
+            if then != self.asked.get(name):
                 raise ValueError(
-                    f"--out {self.out}: holds a run with {name} = {before.get(name)!r}, asked is "
+                    f"--out {self.out}: holds a run with {name} = {then!r}, asked is "
                     f"{self.asked.get(name)!r}; choose another folder, or repeat the first command to resume"
                 )
 

@@ -30,7 +30,7 @@ from spiketext.data import TextSet, load
 from spiketext.evaluation import Diverged, model_inputs, scores
 from spiketext.losses import label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
-from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions, describe
+from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
 
 
@@ -292,7 +292,7 @@ def new_student(options: StudentOptions, tokenizer: PreTrainedTokenizerBase, tea
 
 
 def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
-    run = Run(options.out, command, describe(options))
+    run = Run(command, options)
     if run.result is not None:
         return run.result
     text_set = read(options)

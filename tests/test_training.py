@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import spiketext
 from spiketext import distillation, evaluation, training
 from spiketext.data import load
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.runs import Run
 
 COMMON = {"quiet": True, "threads": 1, "batch_size": 16, "micro_batch": 8, "max_length": 32}
 
@@ -222,3 +224,19 @@ def _newest(folder: Path) -> str:
 
 def _step(name: str) -> int:
     return int(name.rsplit("-", 1)[1])
+
+
+def test_a_run_older_than_an_option_goes_on(tmp_path):
+    @dataclass(frozen=True)
+    class Older:
+        out: str = str(tmp_path / "run")
+        seed: int = 0
+
+    @dataclass(frozen=True)
+    class Younger(Older):
+        recompute: bool = False
+
+    Run("train", Older())
+    assert Run("train", Younger()).result is None
+    with pytest.raises(ValueError, match="holds a run with recompute = False, asked is True"):
+        Run("train", Younger(recompute=True))
