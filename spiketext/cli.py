@@ -219,9 +219,8 @@ def _energy(args: argparse.Namespace) -> None:
     if args.reference:
         if args.model or args.data:
             raise ValueError("--reference needs no --model and no --data; give one or the other")
-        rows = [
-            reference(name, args.length or 128) for name in (SHAPES if args.reference == "all" else [args.reference])
-        ]
+        names = list(SHAPES) if args.reference == "all" else [args.reference]
+        rows = [reference(name, 128 if args.length is None else args.length) for name in names]
         _show(rows, args, lambda: columns(rows))
         return
     if not args.model:

@@ -100,7 +100,10 @@ def count(
         raise ValueError(f"length: expected 1 to {most} tokens, what the model can read; got {length}")
     rows = TextRows(texts, tokenizer, length or most, pairs)
     counter = Counter(model.eval())
-    with counter.counting(), tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
+    with (
+        counter.counting(),
+        tqdm(total=len(texts), unit="text", disable=None if progress else True, leave=False) as bar,
+    ):
         for batch in _batches(rows, length, batch_size):
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             if not model(**model_inputs(tokenizer, batch)).logits.isfinite().all():
