@@ -17,6 +17,7 @@ does every Linear, convolution and attention once, on floats; its norms, softmax
 
 from __future__ import annotations
 
+import csv
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -111,6 +112,24 @@ def reference(name: str, length: int = 128) -> dict[str, Any]:
     }
 
 
+def points(path: str, length: int = 128) -> list[dict[str, Any]]:
+    """Published accuracies beside millijoules, for `figures.accuracy_against_energy`, out of a CSV.
+
+    Columns name, kind, shape, millijoules, accuracy (%), source. A row with a shape of `SHAPES` has its millijoules
+    computed at `length` tokens (fp32), the others have what their authors printed.
+    """
+    with open(path, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        row
+        | {
+            "accuracy": float(row["accuracy"]),
+            "millijoules": reference(row["shape"], length)["fp32 mJ"] if row["shape"] else float(row["millijoules"]),
+        }
+        for row in rows
+    ]
+
+
 class Work(NamedTuple):
     """What one text took. Operations, values or bytes.
 
@@ -186,28 +205,42 @@ def compute(w: Work, precision: Precision) -> dict[str, float]:
     return parts | {"sum": sum(parts.values())}
 
 
+def ours(w: Work) -> dict[str, dict[str, float]]:
+    """`compute` at every precision; where inputs beyond one are read, also with those multiplied instead."""
+    found = {name: compute(w, precision) for name, precision in PRECISIONS.items()}
+    if w.integer_ac:
+        multiplied = w._replace(ac=w.ac - w.integer_ac, mac=w.mac + w.integer_macs)
+        found |= {f"{name}, integers multiplied": compute(multiplied, p) for name, p in PRECISIONS.items()}
+    return found
+
+
 def traffic(w: Work, precision: Precision, once: bool = False) -> float:
     """Bytes moved for one text by the formula at the head of this file; once: each weight is read once."""
     weights = w.weights if once else w.ac + w.mac
     return precision.bytes * (weights + 2 * w.updates) + w.embedding_bytes * precision.bytes / 4
 
 
-def papers(w: Work, spiking: bool) -> dict[str, float]:
-    """The papers' formulas as printed, in millijoules.
+def papers(w: Work, spiking: bool) -> list[dict[str, Any]]:
+    """The papers' formulas as printed, in millijoules for one text, beside the dense network of the same shape.
 
     SpikeBERT v1 eq. 16-18 with the rate read as share and as mean; v2 eq. 19 adds the MACs of the embedding layer,
     which it does not define (here one for each feature of each token, a row of weights picked by a one-hot input);
-    SNN-TextCNN A.4. A dense network has its MACs as FLOPs.
+    SNN-TextCNN A.4. FLOPs are MACs there; a dense network spends them all.
     """
-    if not spiking:
-        return {"v1": w.mac * V1_FLOP.pj * _MJ, "A.4": w.mac * A4_FLOP.pj * _MJ}
-    v1 = w.sops_share * V1_SOP.pj * _MJ
-    return {
-        "v1, rate as share": v1,
-        "v1, rate as mean": w.sops_mean * V1_SOP.pj * _MJ,
-        "v2": v1 + w.embedding_values * V1_FLOP.pj * _MJ,
-        "A.4": w.sops_share * A4_SOP.pj * _MJ,
-    }
+    v1_dense, a4_dense = w.dense_macs * V1_FLOP.pj, w.dense_macs * A4_FLOP.pj
+    v1, embedding = w.sops_share * V1_SOP.pj, w.embedding_values * V1_FLOP.pj
+    rows = [("v1 eq. 18", v1_dense, v1_dense), ("A.4", a4_dense, a4_dense)]
+    if spiking:
+        rows = [
+            ("v1 eq. 16-18, rate as share of non-zeros", v1, v1_dense),
+            ("v1 eq. 16-18, rate as mean", w.sops_mean * V1_SOP.pj, v1_dense),
+            ("v2 eq. 19", v1 + embedding, v1_dense),
+            ("A.4", w.sops_share * A4_SOP.pj, a4_dense),
+        ]
+    return [
+        {"as printed": name, "mJ": pj * _MJ, "dense mJ": dense * _MJ, "of dense %": 100 * pj / dense}
+        for name, pj, dense in rows
+    ]
 
 
 def comparisons(w: Work) -> list[dict[str, Any]]:
@@ -286,7 +319,7 @@ def energy(
         "spiking": counter.spiking,
         "time_steps": counter.steps if counter.spiking else None,
         "operations": w._asdict(),
-        "ours": {name: compute(w, precision) for name, precision in PRECISIONS.items()},
+        "ours": ours(w),
         "papers": papers(w, counter.spiking),
         "comparisons": comparisons(w) if counter.spiking else [],
         "traffic bytes": {name: traffic(w, precision) for name, precision in PRECISIONS.items()},

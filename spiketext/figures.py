@@ -46,7 +46,7 @@ def energy_text(result: Mapping[str, Any], layers: bool = False) -> str:
         _lines(about),
         columns([{"for one text": name, "": float(value)} for name, value in result["operations"].items()]),
         columns([{"our account, mJ": name, **parts} for name, parts in result["ours"].items()]),
-        columns([{"as the papers print it": name, "mJ": value} for name, value in result["papers"].items()]),
+        columns(result["papers"]),
         columns(result["comparisons"]),
         columns(rows) if layers else "",
     )
@@ -88,7 +88,9 @@ def _bars(axis: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str) ->
         places = [i + (step + 0.5) / steps - 0.5 for i, row in enumerate(rows) if step < len(row[key])]
         values = [row[key][step] for row in rows if step < len(row[key])]
         axis.bar(places, values, width=0.9 / steps, label=f"step {step + 1}" if steps > 1 else None)
-    axis.set_xticks(range(len(rows)), [row["layer"] for row in rows], rotation=90, fontsize=6)
+    axis.set_xticks(
+        range(len(rows)), [row["layer"].removeprefix("spikebert.") for row in rows], rotation=90, fontsize=6
+    )
     axis.set_ylabel(label)
     if steps > 1:
         axis.legend(fontsize=7)

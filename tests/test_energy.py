@@ -10,6 +10,7 @@ import itertools
 import json
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +23,20 @@ from transformers import BertConfig, BertForSequenceClassification
 from spiketext import counting, meter
 from spiketext.cli import main
 from spiketext.counting import Counter, count, spread
-from spiketext.energy import PRECISIONS, SHAPES, comparisons, compute, energy, papers, reference, traffic, work
-from spiketext.figures import accuracy_against_energy, columns
+from spiketext.energy import (
+    PRECISIONS,
+    SHAPES,
+    comparisons,
+    compute,
+    energy,
+    ours,
+    papers,
+    points,
+    reference,
+    traffic,
+    work,
+)
+from spiketext.figures import MARKERS, accuracy_against_energy, columns
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.neurons import LIF, NormLIF
 
@@ -433,11 +446,14 @@ def test_the_papers_formulas_as_printed():
         for part in (0, 2):  # q k^T: the rate of q; that times v: the rate of v
             ssa = 3 * (qkv[..., part, :] != 0).mean() * 5 * 5 * 8
             share, mean = share + ssa, mean + ssa
-    found = papers(work(counter), spiking=True)
-    assert found["v1, rate as share"] == pytest.approx(0.9e-9 * share)
-    assert found["v1, rate as mean"] == pytest.approx(0.9e-9 * mean)
-    assert found["v2"] == pytest.approx(0.9e-9 * share + 4.6e-9 * 5 * 8)
+    rows = papers(work(counter), spiking=True)
+    found = {row["as printed"]: row["mJ"] for row in rows}
+    assert found["v1 eq. 16-18, rate as share of non-zeros"] == pytest.approx(0.9e-9 * share)
+    assert found["v1 eq. 16-18, rate as mean"] == pytest.approx(0.9e-9 * mean)
+    assert found["v2 eq. 19"] == pytest.approx(0.9e-9 * share + 4.6e-9 * 5 * 8)
     assert found["A.4"] == pytest.approx(77e-15 * share * 1e3)
+    macs = 5 * 2 * (4 * 8 * 8 + 2 * 8 * 12 + 2 * 5 * 8) + 5 * 8 * 2
+    assert [row["dense mJ"] for row in rows] == pytest.approx([4.6e-9 * macs] * 3 + [12.5e-9 * macs])
     assert mean > share
 
 
@@ -454,6 +470,26 @@ def test_our_account_of_a_few_operations_by_hand():
     assert traffic(w, PRECISIONS["fp32"]) == 4 * (1.2e6 + 2e4) + 400
     assert traffic(w, PRECISIONS["int8"]) == 1.2e6 + 2e4 + 100
     assert traffic(w, PRECISIONS["int8"], once=True) == 700 + 2e4 + 100
+
+
+def test_integers_multiplied_stand_beside_integers_sent_as_spikes():
+    counter = counted(spiking("paper"), ids(2, 5))
+    found = ours(work(counter))
+    linears = [layer for layer in counter.layers.values() if layer.kind == "linear"]
+    spikes = sum(layer.ac for layer in counter.layers.values() if "integer" not in layer.reads.kind)
+    nonzero = sum(float(layer.papers.sum()) for layer in linears if layer.reads.kind == "integer")
+    floats = sum(layer.mac for layer in linears)
+    mine = found["fp32, integers multiplied"]["matrix work"]
+    assert mine == pytest.approx((0.9 * spikes + 4.6 * (nonzero + floats)) / 2 * 1e-9)
+    assert list(ours(work(counted(spiking(), ids(2, 5))))) == ["fp32", "int8"]
+
+
+def test_published_points_have_what_the_picture_needs():
+    found = points(str(Path(__file__).parent.parent / "experiments" / "published-energy.csv"))
+    by_name = {point["name"]: point for point in found}
+    assert by_name["BERT-Mini"]["millijoules"] == pytest.approx(2.01, abs=0.01)
+    assert by_name["SpikeBERT (L = 256)"]["millijoules"] == 26.81
+    assert all(50 < point["accuracy"] < 100 and point["source"] and point["kind"] in MARKERS for point in found)
 
 
 def test_at_the_break_even_density_both_networks_cost_the_same():
