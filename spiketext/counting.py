@@ -18,7 +18,7 @@ one of attention, where a masked token sends neither key nor value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,7 +159,7 @@ class Counter:
     def counting(self) -> Iterator[Counter]:
         """Hooks on every layer."""
         handles = []
-        rules = {
+        rules: dict[type[nn.Module], Callable] = {
             nn.Linear: self._linear,
             nn.Conv1d: self._conv,
             nn.Embedding: self._embedding,
@@ -329,5 +329,5 @@ def _windows(place: Tensor, conv: nn.Conv1d) -> Tensor:
     """Sums at every position [T, L] -> sums over all windows that see the position [T]."""
     ones = place.new_ones(1, 1, *conv.kernel_size)
     padding = conv.padding if isinstance(conv.padding, str) else tuple(int(p) for p in conv.padding)
-    seen = functional.conv1d(place[:, None], ones, None, conv.stride, padding, conv.dilation)  # type: ignore[arg-type]
+    seen = functional.conv1d(place[:, None], ones, None, conv.stride, padding, conv.dilation)
     return seen.flatten(1).sum(1)
