@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from spiketext import __version__
+from spiketext.machine import keep_memory
 from spiketext.options import DataOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 
 STAGES: dict[str, tuple[str, type, str, str]] = {
@@ -58,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", required=True, help="folder of the model")
     evaluate.add_argument("--split", default="validation", help="train, validation (default) or test; test is logged")
     evaluate.add_argument("--time-steps", type=int, help="another T than the model was saved with")
+    evaluate.add_argument("--confidence", type=float, help="stop a text at the first time step that is this sure")
+    evaluate.add_argument("--precision", default="float32", help="float32, bf16 or int8 (weights)")
     evaluate.add_argument("--batch-size", type=int, default=64, help="texts at once")
     _add_fields(evaluate, DataOptions)
     predict = command("predict", _predict, "labels and probabilities of texts",
@@ -65,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("texts", nargs="*", metavar="TEXT")
     predict.add_argument("--model", required=True, help="folder of the model")
     predict.add_argument("--file", help="one text a line (a tab separates a pair); - is standard input")
+    predict.add_argument("--precision", default="float32", help="float32, bf16 or int8 (weights)")
     predict.add_argument("--top-k", type=int, default=1, help="how many labels of each text")
     energy = command("energy", _energy, "operations and millijoules of a model, or of the shape of a dense BERT",
                      "spiketext energy --model runs/spiking --data reviews.csv")  # fmt: skip
@@ -143,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: 0 when it worked, 2 with one line on standard error when the user can mend it, 130 on Ctrl-C."""
     args = build_parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keep_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         args.run(args)
@@ -208,7 +213,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     from spiketext.evaluation import evaluate
 
     result = evaluate(args.model, args.data or "", args.split, time_steps=args.time_steps, batch_size=args.batch_size,
-                      progress=not args.json, **_reading(args))  # fmt: skip
+                      confidence=args.confidence, precision=args.precision, progress=not args.json,
+                      **_reading(args))  # fmt: skip
     _show(result, args, lambda: _pairs_table(result))
 
 
@@ -255,7 +261,8 @@ def _predict(args: argparse.Namespace) -> None:
         raise ValueError("no texts: give them as arguments, with --file FILE, or with --file - for standard input")
     split = [text.split("\t", 1) for text in texts]
     pairs = [parts[1] for parts in split] if all(len(parts) == 2 for parts in split) else None
-    answers = predict(args.model, [p[0] for p in split] if pairs else texts, pairs, top_k=args.top_k)
+    answers = predict(args.model, [p[0] for p in split] if pairs else texts, pairs, top_k=args.top_k,
+                      precision=args.precision)  # fmt: skip
 
     def line(answer: dict[str, Any]) -> str:
         if "value" in answer:

@@ -19,7 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from spiketext.batching import TextRows
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet, load
+from spiketext.models.streaming import Stepper
 from spiketext.neurons import LIF
+from spiketext.precision import to_precision
 
 
 class Diverged(ValueError):
@@ -115,6 +117,33 @@ def logits_of(
     return answers
 
 
+def anytime_logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    batch_size: int = 64,
+    confidence: float = 0.9,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `logits_of`, each text only for as many steps as it needs to be that sure: logits [N, K], steps used [N].
+
+    Raises ValueError for a confidence that is no probability or a model that cannot stop early (see `Stepper`).
+    """
+    if not 0 <= confidence <= 1:
+        raise ValueError(f"confidence: expected a probability, got {confidence}")
+    stepper = Stepper(model)
+    rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
+    answers, steps = np.empty((len(texts), len(label_names(model))), dtype=np.float32), np.empty(len(texts), dtype=int)
+    bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
+    for numbers, batch in rows.batches(batch_size):
+        logits, used = stepper(model_inputs(tokenizer, batch), confidence)
+        answers[numbers], steps[numbers] = logits.float().numpy(), used.numpy()
+        bar.update(len(numbers))
+    bar.close()
+    return answers, steps
+
+
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """The most tokens that a model can read of one text."""
     positions = getattr(model.config, "max_position_embeddings", 512) or 512
@@ -132,23 +161,31 @@ def evaluate(
     split: str = "validation",
     *,
     time_steps: int | None = None,
+    confidence: float | None = None,
+    precision: str = "float32",
     batch_size: int = 64,
     progress: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
     """Scores of a saved model on a split, with its firing rates and the hash of the texts.
 
-    model is a folder, data a name or path (`reading`: see `data.load`), time_steps changes T. A reading of the test
-    split is counted in the model's folder and stated in the result.
+    model is a folder, data a name or path (`reading`: see `data.load`), time_steps changes T, precision the numbers
+    (`to_precision`). With a confidence (a probability) a text stops at the first time step that is as sure of its
+    label; the mean number of steps is in the result. A reading of the test split is counted in the model's folder.
     Raises ValueError for an unknown split, an empty one, or labels that are not the model's.
     """
     text_set, part = read_split(data, split, **reading)
     network = load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps}))
     tokenizer = load_tokenizer(model)
     labels = labels_for(network, text_set, part, model)
+    network = to_precision(network, precision)
     counter = RateCounter()
-    with counter.counting(network):
-        answers = logits_of(network, tokenizer, part.texts, part.pairs, batch_size, counter, progress)
+    steps = None
+    if confidence is not None:
+        answers, steps = anytime_logits(network, tokenizer, part.texts, part.pairs, batch_size, confidence, progress)
+    else:
+        with counter.counting(network):
+            answers = logits_of(network, tokenizer, part.texts, part.pairs, batch_size, counter, progress)
     result = {
         "model": model,
         "data": text_set.name,
@@ -158,8 +195,11 @@ def evaluate(
         "firing_rate": counter.rate,
         "layer_rates": counter.rates,
         "time_steps": getattr(network.config, "time_steps", None),
+        "precision": precision,
         "data_hash": text_set.hash,
     }
+    if steps is not None:
+        result |= {"confidence": confidence, "mean_steps": float(steps.mean())}
     if split == "test":
         result["test_reads"] = _note_test_reading(Path(model), result)
     return result
@@ -205,6 +245,7 @@ def predict(
     pairs: Sequence[str] | None = None,
     *,
     top_k: int = 1,
+    precision: str = "float32",
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[dict[str, Any]]:
@@ -214,7 +255,7 @@ def predict(
     """
     if top_k < 1:
         raise ValueError(f"top_k: expected at least 1, got {top_k}")
-    network, tokenizer = load_classifier(model), load_tokenizer(model)
+    network, tokenizer = to_precision(load_classifier(model), precision), load_tokenizer(model)
     answers = logits_of(network, tokenizer, texts, pairs, batch_size, progress=progress)
     if network.config.problem_type == "regression":
         return [{"text": text, "value": float(row[0])} for text, row in zip(texts, answers, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiketext.ops import Neuron, lif, norm_lif
+from spiketext.ops import Neuron, lif, norm_lif, spike_linear
 
 
 class LIF(nn.Module):
@@ -43,3 +43,11 @@ class NormLIF(LIF):
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         return norm_lif(x.to(dtype), weight, bias, self.eps, **self.neuron).to(x.dtype)
+
+
+class SpikeLinear(nn.Linear):
+    """`nn.Linear` of spikes: the same numbers, sooner where they are binary. Equation: `spiketext.ops.linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [..., K] -> [..., N]."""
+        return spike_linear(input, self.weight, self.bias)

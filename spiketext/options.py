@@ -40,6 +40,7 @@ class TrainingOptions:
     weight_decay: float = _option(5e-3, "AdamW's")
     warmup: float = _option(0.05, "share of the steps with rising learning rate, which then falls linearly")
     max_grad_norm: float = _option(1.0, "clip the gradient at this length")
+    recompute: bool = _option(False, "keep a block's input only and run the block again in backward: memory for time")
     max_length: int = _option(128, "tokens kept of a text")
     seed: int = _option(0, "of all random draws")
     evals_per_epoch: int = _option(1, "validations (and checkpoints) in each epoch")
@@ -63,7 +64,7 @@ class TeacherOptions(TrainingOptions, DataOptions):
 class StudentOptions:
     """What a spiking student looks like; ignored where the student is given as a folder."""
 
-    preset: str = _option("default", "default (ours), paper, authors-stage1 or authors-stage2")
+    preset: str = _option("default", "default (ours), integer, signed, paper, authors-stage1 or authors-stage2")
     layers: int = _option(0, "blocks; 0: as many as the teacher (6 without one)")
     time_steps: int = _option(0, "T; 0: the preset's")
 

@@ -179,6 +179,7 @@ def fit(
         warmup_steps=options.warmup,
         max_grad_norm=options.max_grad_norm,
         lr_scheduler_type="linear",
+        optim="adamw_torch_fused",
         seed=options.seed,
         use_cpu=not torch.cuda.is_available(),
         bf16=_use_bf16(options.precision),
@@ -197,6 +198,9 @@ def fit(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if options.recompute:
+        assert isinstance(objective.model, PreTrainedModel)
+        objective.model.gradient_checkpointing_enable()
     clock = Clock()
     callbacks: list[TrainerCallback] = [clock]
     if metric is not None:

@@ -13,10 +13,10 @@ import spiketext
 
 PACKAGE = Path(spiketext.__file__).parent
 FLOORS = [
-    {"ops", "losses", "options", "runs", "augmentation", "tables", "figures", "meter", "values"},
+    {"ops", "losses", "options", "runs", "augmentation", "tables", "machine", "figures", "meter", "values"},
     {"neurons", "batching", "splits"},
     {"models", "datasets"},
-    {"data"},
+    {"data", "precision"},
     {"corpora", "checkpoints"},
     {"evaluation", "about"},
     {"training", "counting"},

@@ -9,6 +9,7 @@ from spiketext.models.spikebert import (
     SpikeBertModel,
     initialise_from_teacher,
 )
+from spiketext.models.unrolling import unroll
 
 AutoConfig.register("spikebert", SpikeBertConfig, exist_ok=True)
 AutoModel.register(SpikeBertConfig, SpikeBertModel, exist_ok=True)
@@ -20,4 +21,5 @@ __all__ = [
     "SpikeBertForSequenceClassification",
     "SpikeBertModel",
     "initialise_from_teacher",
+    "unroll",
 ]

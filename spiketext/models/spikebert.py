@@ -21,10 +21,11 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import init
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
-from spiketext.neurons import LIF, NormLIF
+from spiketext.neurons import LIF, NormLIF, SpikeLinear
 from spiketext.ops import Neuron, lif, presets
 from spiketext.ops.surrogate import encode
 
@@ -41,6 +42,8 @@ _PAPER_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_head
 # Silent tokens are exact zeros in these designs: with BERT's 1e-12 a norm would multiply their gradients by a million.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "integer": {"code": "integer", "time_steps": 1},  # 0..4 in one pass; `unroll` sends a code k as k binary spikes
+    "signed": {"code": "integer", "time_steps": 1, "levels": 2, "signed": True},  # -2..2
     "paper": {"design": "paper", "layer_norm_eps": 1e-5, **_PAPER_SIZES},
     "authors-stage1": _authors(tau=10.0, time_steps=16),
     "authors-stage2": _authors(tau=2.0, time_steps=4),
@@ -166,9 +169,9 @@ class SpikingSelfAttention(nn.Module):
             self.mixed: LIF = NormLIF(width, eps=eps, **special)
         if self.design == "authors":
             self.mixed = LIF(**special)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = SpikeLinear(width, 3 * width)
         self.qkv_spikes = NormLIF(width, groups=3, eps=eps, **general)
-        self.output = nn.Linear(width, width)
+        self.output = SpikeLinear(width, width)
         if self.design != "default":
             self.output_spikes = NormLIF(width, eps=eps, **general)
 
@@ -209,9 +212,9 @@ class SpikingFeedForward(nn.Module):
         self.design = config.design
         if self.design == "default":
             self.input = NormLIF(width, eps=eps, **config.neuron())
-        self.expand = nn.Linear(width, inner)
+        self.expand = SpikeLinear(width, inner)
         self.expand_spikes = NormLIF(inner, eps=eps, **config.neuron())
-        self.output = nn.Linear(inner, width)
+        self.output = SpikeLinear(inner, width)
         if self.design != "default":
             self.output_spikes = NormLIF(width, eps=eps, **config.neuron())
 
@@ -222,7 +225,7 @@ class SpikingFeedForward(nn.Module):
         return out if self.design == "default" else self.output_spikes(out)
 
 
-class SpikeBertLayer(nn.Module):
+class SpikeBertLayer(GradientCheckpointingLayer):
     """One block: residual x [T, B, L, D] -> residual x, scores or None."""
 
     def __init__(self, config: SpikeBertConfig):
@@ -241,6 +244,7 @@ class SpikeBertPreTrainedModel(PreTrainedModel):
 
     config_class = SpikeBertConfig
     base_model_prefix = "spikebert"
+    supports_gradient_checkpointing = True
     _no_split_modules = ["SpikeBertLayer"]
 
     @torch.no_grad()
@@ -325,7 +329,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             self.head_spikes: nn.Module = NormLIF(width, eps=config.layer_norm_eps, **config.neuron())
         else:
             self.head_spikes = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.classifier = nn.Linear(width, self.num_labels)
+        self.classifier = SpikeLinear(width, self.num_labels)
         self.post_init()
 
     def forward(

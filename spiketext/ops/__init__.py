@@ -1,5 +1,6 @@
-"""Floor 0: the neuron as a function of tensors."""
+"""Floor 0: the neuron, and what reads its spikes, as functions of tensors."""
 
 from spiketext.ops.lif import Neuron, available_backends, lif, lif_reference, norm_lif, presets
+from spiketext.ops.linear import spike_linear
 
-__all__ = ["Neuron", "available_backends", "lif", "lif_reference", "norm_lif", "presets"]
+__all__ = ["Neuron", "available_backends", "lif", "lif_reference", "norm_lif", "presets", "spike_linear"]

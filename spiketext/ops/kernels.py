@@ -1,4 +1,4 @@
-"""The compiled back end: builds lif.cpp once with PyTorch's own tools, then loads it from the cache."""
+"""The compiled back end: builds the .cpp files here once with PyTorch's own tools, then loads them from the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from spiketext.ops.lif import Neuron
 
-SOURCE = Path(__file__).with_name("lif.cpp")
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 
 
 @functools.cache
@@ -37,13 +38,13 @@ def load() -> str | None:
     try:
         cpp_extension.load(
             name,
-            [str(SOURCE)],
-            extra_cflags=["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno"],
+            [str(source) for source in SOURCES],
+            extra_cflags=FLAGS,
             is_python_module=False,
         )
     except (RuntimeError, OSError) as error:
         warnings.warn(
-            f"the compiled neurons could not be built, slower tensor code runs instead: {error}", stacklevel=2
+            f"the compiled kernels could not be built, slower tensor code runs instead: {error}", stacklevel=2
         )
         return None
     return name
@@ -92,6 +93,21 @@ def backward(
     return grad_x, grad_from if state is not None else None, grad_weight.view_as(weight), grad_bias.view_as(weight)
 
 
+def spike_bits(spikes: Tensor) -> tuple[Tensor, int]:
+    """spikes [M, K] -> one bit each, int64 [M, ceil(K / 64)], and how many are 1; -1 if there are other numbers."""
+    return torch.ops.spiketext.spike_bits(spikes)
+
+
+def spike_linear(bits: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """bits of spikes [M, K], weight [N, K], bias [N] -> [M, N]."""
+    return torch.ops.spiketext.spike_linear(bits, weight.contiguous(), *_contiguous(bias))
+
+
+def spike_linear_weight_grad(bits: Tensor, grad: Tensor, inputs: int) -> Tensor:
+    """bits of spikes [M, K = inputs], gradient of the output [M, N] -> gradient of the weight [N, K]."""
+    return torch.ops.spiketext.spike_linear_weight_grad(bits, grad, inputs)
+
+
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [tensor.contiguous() if tensor is not None else None for tensor in tensors]
 
@@ -106,5 +122,13 @@ def _fingerprint() -> str:
     flags = ""
     if Path("/proc/cpuinfo").exists():
         flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    parts = (SOURCE.read_text(), torch.__version__, sys.version, platform.machine(), platform.processor(), flags)
+    parts = (
+        *(source.read_text() for source in SOURCES),
+        *FLAGS,
+        torch.__version__,
+        sys.version,
+        platform.machine(),
+        platform.processor(),
+        flags,
+    )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

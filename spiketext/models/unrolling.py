@@ -1,0 +1,91 @@
+"""An integer model run by binary spikes: each code k is sent as k spikes, the numbers stay the same.
+
+Layer by layer with a barrier: a Linear adds up its binary steps before the norm and the next encoding. In attention K
+is streamed as binary steps against the counts V, then Q against the counts K^T V. A signed code is sent by a pair of
+neurons, ON and OFF, whose outgoing weights are each other's negative. `unroll` is for looking and for counting; the
+integer model itself is the quick way to the same logits.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from spiketext.models.spikebert import SpikingSelfAttention
+from spiketext.neurons import SpikeLinear
+from spiketext.ops import spike_linear
+
+
+def binary_steps(codes: Tensor, levels: int, signed: bool = False) -> Tensor:
+    """Codes [...] of 0..levels -> spikes [levels, ...] of 0/1 whose sum over the steps is the code.
+
+    Signed codes of -levels..levels -> [levels, 2, ...]: the ON neurons, then the OFF neurons; code = ON - OFF.
+    """
+    thresholds = torch.arange(1, levels + 1, dtype=codes.dtype, device=codes.device)
+    thresholds = thresholds.view(-1, *[1] * codes.dim())
+    on = (codes >= thresholds).to(codes.dtype)
+    return torch.stack([on, (-codes >= thresholds).to(codes.dtype)], dim=1) if signed else on
+
+
+class UnrolledLinear(SpikeLinear):
+    """The sum over binary steps of W s, and the bias once."""
+
+    levels: int
+    signed: bool
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Codes [..., K] -> [..., N], the same as the integer layer."""
+        out = torch.zeros((), dtype=input.dtype, device=input.device)
+        for step in binary_steps(input, self.levels, self.signed):
+            if self.signed:
+                out = out + spike_linear(step[0], self.weight) - spike_linear(step[1], self.weight)
+            else:
+                out = out + spike_linear(step, self.weight)
+        return out if self.bias is None else out + self.bias
+
+
+class UnrolledAttention(SpikingSelfAttention):
+    """(q k^T) v with one binary operand in each product."""
+
+    levels: int
+    signed: bool
+
+    def attend(self, qkv: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """As the integer layer; the scores are never built."""
+        steps, texts, length, _, width = qkv.shape
+        q, k, v = qkv.view(steps, texts, length, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5).unbind()
+        if mask is not None:
+            k = k * mask[:, None, :, None].to(k.dtype)
+        context = torch.stack([self._signs(step, lambda spikes: spikes.mT @ v) for step in self._binary(k)]).sum(0)
+        mixed = torch.stack([self._signs(step, lambda spikes: spikes @ context) for step in self._binary(q)]).sum(0)
+        return mixed.transpose(2, 3).reshape(steps, texts, length, width), None
+
+    def _binary(self, codes: Tensor) -> Tensor:
+        return binary_steps(codes, self.levels, self.signed)
+
+    def _signs(self, step: Tensor, product: Any) -> Tensor:
+        return product(step[0]) - product(step[1]) if self.signed else product(step)
+
+
+def unroll(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of an integer SpikeBERT that computes with binary spikes only; its codes and logits are the same.
+
+    Raises ValueError for a model of another code, or of a design whose Linear layers read sums of spikes.
+    """
+    config = model.config
+    if getattr(config, "code", None) != "integer" or config.design != "default":
+        raise ValueError(
+            f"unroll: expected a spikebert of the default design with the integer code, got {config.model_type} "
+            f"{getattr(config, 'design', '')} {getattr(config, 'code', '')}"
+        )
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        swap = {SpikeLinear: UnrolledLinear, SpikingSelfAttention: UnrolledAttention}.get(type(module))
+        if swap is not None:
+            module.__class__ = swap
+            module.levels, module.signed = config.levels, config.signed
+    return twin

@@ -1,0 +1,116 @@
+"""The sums of a linear map of spikes against its definition, `torch.nn.functional.linear`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from spiketext.neurons import SpikeLinear
+from spiketext.ops import kernels, spike_linear
+from spiketext.ops import linear as room
+
+SHAPES = [
+    (1, 1, 1),
+    (3, 64, 32),
+    (65, 63, 31),
+    (70, 65, 33),
+    (130, 192, 64),
+    (1100, 193, 40),
+    (64, 384, 2),
+    (7, 577, 96),
+]
+
+
+def spikes_of(rows: int, inputs: int, rate: float, dtype=torch.float64, seed: int = 0) -> torch.Tensor:
+    draw = torch.rand(rows, inputs, generator=torch.Generator().manual_seed(seed))
+    return (draw < rate).to(dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_sums_are_the_product(shape, rate, dtype, near, compiled):
+    rows, inputs, outputs = shape
+    torch.manual_seed(1)
+    weight = torch.randn(outputs, inputs, dtype=dtype, requires_grad=True)
+    bias = torch.randn(outputs, dtype=dtype, requires_grad=True)
+    spikes = spikes_of(rows, inputs, rate, dtype).requires_grad_()
+    upstream = torch.randn(rows, outputs, dtype=dtype)
+    results = []
+    for backend in ("cpp", "torch"):
+        out = spike_linear(spikes, weight, bias, backend=backend)
+        results.append((out, *torch.autograd.grad(out, (spikes, weight, bias), upstream)))
+    for mine, defined in zip(*results, strict=True):
+        assert mine.shape == defined.shape
+        assert torch.allclose(mine, defined, rtol=near, atol=near * inputs**0.5)
+
+
+def test_without_bias_and_with_leading_dimensions(compiled):
+    spikes, weight = spikes_of(24, 100, 0.2).view(2, 3, 4, 100), torch.randn(10, 100, dtype=torch.float64)
+    assert torch.allclose(spike_linear(spikes, weight, backend="cpp"), linear(spikes, weight), atol=1e-12)
+
+
+def test_a_row_does_not_depend_on_its_neighbours_or_the_threads(compiled):
+    spikes, weight = spikes_of(1500, 300, 0.2, torch.float32), torch.randn(70, 300)
+    whole = spike_linear(spikes, weight, backend="cpp")
+    threads = torch.get_num_threads()
+    try:
+        for count, rows in ((1, slice(0, 1500)), (2, slice(700, 900)), (3, slice(1499, 1500))):
+            torch.set_num_threads(count)
+            assert torch.equal(spike_linear(spikes[rows], weight, backend="cpp"), whole[rows])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("strange", [2.0, -1.0, 0.5, float("nan")])
+def test_what_is_no_spike_takes_the_product(strange, compiled):
+    spikes, weight = spikes_of(80, 70, 0.1), torch.randn(3, 70, dtype=torch.float64)
+    spikes[79, 69] = strange
+    assert kernels.spike_bits(spikes)[1] == -1
+    assert torch.equal(spike_linear(spikes, weight), linear(spikes, weight)) or strange != strange
+    assert torch.isnan(spike_linear(spikes, weight)[79]).all() == (strange != strange)
+    with pytest.raises(ValueError, match="0 and 1"):
+        spike_linear(spikes, weight, backend="cpp")
+
+
+def test_the_path_is_chosen_by_rate_and_size(compiled, monkeypatch):
+    weight, taken = torch.randn(8, 70), []
+    real = kernels.spike_linear
+    monkeypatch.setattr(kernels, "spike_linear", lambda *arguments: taken.append(1) or real(*arguments))
+    for rows, rate, sums in ((200, 0.1, 1), (200, 0.9, 0), (room.FEWEST_ROWS - 1, 0.1, 0)):
+        taken.clear()
+        spike_linear(spikes_of(rows, 70, rate, torch.float32), weight)
+        assert len(taken) == sums
+
+
+def test_bits_hold_the_spikes(compiled):
+    spikes = spikes_of(5, 130, 0.3, torch.float32)
+    bits, fired = kernels.spike_bits(spikes)
+    assert bits.shape == (5, 3) and fired == int(spikes.sum())
+    read = [[(int(word) >> j) & 1 for word in row for j in range(64)][:130] for row in bits]
+    assert torch.equal(torch.tensor(read, dtype=torch.float32), spikes)
+
+
+def test_half_precision_and_autocast_take_the_product(compiled):
+    layer, spikes = SpikeLinear(70, 8), spikes_of(100, 70, 0.1, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(spikes).dtype == torch.bfloat16
+    assert layer.bfloat16()(spikes.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_backend_that_cannot_run_is_named():
+    weight = torch.randn(2, 3)
+    with pytest.raises(ValueError, match="expected cpp or torch"):
+        spike_linear(torch.ones(1, 3), weight, backend="triton")
+    with pytest.raises(ValueError, match="bfloat16"):
+        spike_linear(torch.ones(1, 3).bfloat16(), weight.bfloat16(), backend="cpp")
+
+
+def test_only_the_first_derivative(compiled):
+    weight = torch.randn(2, 70, requires_grad=True)
+    spikes = spikes_of(64, 70, 0.1, torch.float32).requires_grad_()
+    out = spike_linear(spikes, weight, backend="cpp").square().sum()
+    (slope,) = torch.autograd.grad(out, spikes, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
