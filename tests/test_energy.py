@@ -38,6 +38,7 @@ from spiketext.energy import (
 )
 from spiketext.figures import MARKERS, accuracy_against_energy, columns
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.models.unrolling import unroll
 from spiketext.neurons import LIF, NormLIF
 
 SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
@@ -278,13 +279,19 @@ def test_fused_attention_costs_the_same_macs():
 
 @pytest.fixture(scope="module")
 def synops():
-    """SpikingJelly's counters of operations: a function of a model and its input -> {name: operations}."""
+    """SpikingJelly's counters of operations: a function of a model and its input -> {name: operations}.
+
+    They see PyTorch's own operators, so our compiled sums of spikes are replaced by the product that they stand for.
+    """
     jelly = oracle("spikingjelly.activation_based.op_counter")
 
     def run(model, batch):
         counters = {"AC": jelly.SynOpCounter(), "MAC": jelly.MACCounter()}
-        with torch.no_grad(), jelly.DispatchCounterMode(list(counters.values())):
-            model(batch)
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            for room in ("neurons", "models.unrolling"):
+                patch.setattr(f"spiketext.{room}.spike_linear", nn.functional.linear)
+            with jelly.DispatchCounterMode(list(counters.values())):
+                model(batch)
         return {name: counter.get_total() for name, counter in counters.items()}
 
     return run
@@ -316,6 +323,22 @@ def test_spikingjelly_multiplies_where_inputs_are_sums_of_spikes(synops):
     assert theirs["MAC"] == sum(layer.products for layer in others)
     assert {layer.reads.kind for layer in others} == {"integer", "float"}
     assert sum(layer.ac for layer in others) > 0
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("code", ["integer", "signed integer"])
+def test_an_integer_network_costs_what_it_costs_as_binary_spikes(synops, code):
+    """k additions for an integer k: SpikingJelly counts them in the network unrolled to binary spikes.
+
+    The difference: in k^T v it adds the entries of v that are zero too.
+    """
+    model, batch = spiking("default", code), ids(4, 6)
+    counter, seen = counted(model, batch), recorded(model, batch)
+    assert work(counted(unroll(model), batch)) == work(counter)
+    layers = counter.layers.values()
+    ours = sum(layer.ac for layer in layers if layer.kind == "linear" or layer.name.endswith("second product"))
+    keys = [np.abs(seen[f"spikebert.layers.{block}.attention.qkv_spikes"][1][..., 1, :]).sum() for block in range(2)]
+    assert synops(unroll(model), batch) == {"AC": ours + 4 * sum(keys), "MAC": 0}
 
 
 @pytest.mark.oracle
