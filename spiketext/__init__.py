@@ -16,6 +16,9 @@ _HOMES = {
     "spiketext.options": ("DistillOptions", "PretrainOptions", "TeacherOptions", "TrainOptions"),
     "spiketext.models": ("SpikeBertConfig", "SpikeBertForSequenceClassification", "SpikeBertModel"),
     "spiketext.evaluation": ("evaluate", "predict"),
+    "spiketext.energy": ("energy", "reference"),
+    "spiketext.audit": ("audit",),
+    "spiketext.figures": ("accuracy_against_energy", "energy_by_layer"),
 }
 _STAGES = {
     "teacher": ("spiketext.training", "TeacherOptions"),

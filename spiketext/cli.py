@@ -70,6 +70,28 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--file", help="one text a line (a tab separates a pair); - is standard input")
     predict.add_argument("--precision", default="float32", help="float32, bf16 or int8 (weights)")
     predict.add_argument("--top-k", type=int, default=1, help="how many labels of each text")
+    energy = command("energy", _energy, "operations and millijoules of a model, or of the shape of a dense BERT",
+                     "spiketext energy --model runs/spiking --data reviews.csv")  # fmt: skip
+    energy.add_argument(
+        "--reference", metavar="NAME", help="a dense shape (bert-base, ...) in place of a model, or all"
+    )
+    energy.add_argument("--length", type=int, help="pad or cut texts to so many tokens; default: their own lengths")
+    energy.add_argument("--time-steps", type=int, help="another T than the model was saved with")
+    energy.add_argument("--measure", action="store_true", help="measure joules too, where a meter exists")
+    energy.add_argument("--layers", action="store_true", help="print every layer")
+    energy.add_argument("--plot", metavar="FILE", help="picture of energy and firing rate by layer and step")
+    audit = command("audit", _audit, "is it spiking: what every layer reads; dead and saturated neurons",
+                    "spiketext audit --model runs/spiking --data reviews.csv --strict")  # fmt: skip
+    audit.add_argument("--strict", action="store_true", help="exit code 2 when a layer that must be spiking is not")
+    for counted, texts in ((energy, None), (audit, 64)):
+        counted.add_argument("--model", required=counted is audit, help="folder of the model")
+        counted.add_argument(
+            "--split", default="validation", help="train, validation (default) or test; labels are unread"
+        )
+        texts_help = f"so many texts, spread over the split (default {texts or 'all'})"
+        counted.add_argument("--limit", type=int, default=texts, help=texts_help)
+        counted.add_argument("--batch-size", type=int, default=32, help="texts at once")
+        _add_fields(counted, DataOptions)
     reproduce = command("reproduce", _reproduce, "run an experiment of experiments/, or list them",
                         "spiketext reproduce sst2")  # fmt: skip
     reproduce.add_argument("names", nargs="+", metavar="NAME", help="names of experiments, or list")
@@ -181,15 +203,52 @@ def _stage(args: argparse.Namespace) -> None:
     _show(result, args, lambda: _pairs_table(flat) + f"\nsaved in {options.out}")
 
 
+def _reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that say how to read --data."""
+    asked = {field.name: getattr(args, field.name) for field in fields(DataOptions) if field.name != "data"}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from spiketext.evaluation import evaluate
 
-    reading = {field.name: getattr(args, field.name) for field in fields(DataOptions) if field.name != "data"}
-    reading = {name: value for name, value in reading.items() if value is not None}
     result = evaluate(args.model, args.data or "", args.split, time_steps=args.time_steps, batch_size=args.batch_size,
                       confidence=args.confidence, precision=args.precision, progress=not args.json,
-                      **reading)  # fmt: skip
+                      **_reading(args))  # fmt: skip
     _show(result, args, lambda: _pairs_table(result))
+
+
+def _energy(args: argparse.Namespace) -> None:
+    from spiketext.energy import SHAPES, energy, reference
+    from spiketext.figures import columns, energy_by_layer, energy_text
+
+    if args.reference:
+        if args.model or args.data:
+            raise ValueError("--reference needs no --model and no --data; give one or the other")
+        names = list(SHAPES) if args.reference == "all" else [args.reference]
+        rows = [reference(name, 128 if args.length is None else args.length) for name in names]
+        _show(rows, args, lambda: columns(rows))
+        return
+    if not args.model:
+        raise ValueError("give --model DIR with --data D, or --reference NAME with --length L")
+    result = energy(args.model, args.data or "", args.split, limit=args.limit, length=args.length,
+                    time_steps=args.time_steps, batch_size=args.batch_size, meter=args.measure,
+                    progress=not args.json, **_reading(args))  # fmt: skip
+    if args.plot:
+        energy_by_layer(result, args.plot)
+    _show(result, args, lambda: energy_text(result, args.layers))
+
+
+def _audit(args: argparse.Namespace) -> None:
+    from spiketext.audit import audit, require_spiking
+    from spiketext.figures import audit_text
+
+    result = audit(args.model, args.data or "", args.split, limit=args.limit, batch_size=args.batch_size,
+                   progress=not args.json, **_reading(args))  # fmt: skip
+
+    _show(result, args, lambda: audit_text(result))
+    if args.strict:
+        require_spiking(result)
 
 
 def _predict(args: argparse.Namespace) -> None:

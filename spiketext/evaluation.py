@@ -174,12 +174,7 @@ def evaluate(
     label; the mean number of steps is in the result. A reading of the test split is counted in the model's folder.
     Raises ValueError for an unknown split, an empty one, or labels that are not the model's.
     """
-    text_set = load(data, **reading) if isinstance(data, str) else data
-    if split not in text_set.splits:
-        raise ValueError(f"split: expected one of {', '.join(text_set.splits)}, got {split!r}")
-    part = text_set.splits[split]
-    if not len(part):
-        raise ValueError(f"{text_set.name}: split {split} has no rows")
+    text_set, part = read_split(data, split, **reading)
     network = load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps}))
     tokenizer = load_tokenizer(model)
     labels = labels_for(network, text_set, part, model)
@@ -208,6 +203,16 @@ def evaluate(
     if split == "test":
         result["test_reads"] = _note_test_reading(Path(model), result)
     return result
+
+
+def read_split(data: str | TextSet, split: str, **reading: Any) -> tuple[TextSet, Split]:
+    """A data set (`reading`: see `data.load`) and one split of it; ValueError when it has no such split, or no rows."""
+    text_set = load(data, **reading) if isinstance(data, str) else data
+    if split not in text_set.splits:
+        raise ValueError(f"split: expected one of {', '.join(text_set.splits)}, got {split!r}")
+    if not len(text_set.splits[split]):
+        raise ValueError(f"{text_set.name}: split {split} has no rows")
+    return text_set, text_set.splits[split]
 
 
 def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: str) -> np.ndarray:

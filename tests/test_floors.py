@@ -13,14 +13,14 @@ import spiketext
 
 PACKAGE = Path(spiketext.__file__).parent
 FLOORS = [
-    {"ops", "losses", "options", "runs", "augmentation", "tables", "machine"},
+    {"ops", "losses", "options", "runs", "augmentation", "tables", "machine", "figures", "meter", "values"},
     {"neurons", "batching", "splits"},
     {"models", "datasets"},
     {"data", "precision"},
     {"corpora", "checkpoints"},
     {"evaluation", "about"},
-    {"training"},
-    {"distillation"},
+    {"training", "counting"},
+    {"distillation", "energy", "audit"},
     {"demo", "reproduce"},
     {"cli"},
 ]

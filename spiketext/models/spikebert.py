@@ -146,7 +146,7 @@ class SpikeBertEmbeddings(nn.Module):
         length = input_ids.shape[1]
         if length > self.position.num_embeddings:
             raise ValueError(f"text of {length} tokens: this model has positions for {self.position.num_embeddings}")
-        positions = self.position.weight[:length]
+        positions = self.position(torch.arange(length, device=input_ids.device))
         segments = self.segment(torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
         return self.norm(words + positions + segments)
 

@@ -1,0 +1,333 @@
+"""Floor 6: what a network did while it read texts: operations, neuron updates and bytes, layer by layer.
+
+Everything is observed from outside, by hooks; networks hold no bookkeeping. The rules:
+
+- Linear, Conv1d: an input value k that is whole is sent as |k| spikes, each of which costs one accumulation (AC) for
+  every weight that it meets; a negative one uses the OFF neuron of an ON/OFF pair. A layer that reads other than whole
+  numbers multiplies: one multiply-accumulate (MAC) for every input value and weight. A bias is one addition an output.
+- Spiking attention, (q k^T) v or q (k^T v), whichever the network took. First product, spike times spike: one AC for
+  each coincidence. Second: a spike against a stored count, one addition for each entry of the row that it meets.
+  `papers` is their convention for both, always in the first order: non-zero q times L, and non-zero v times L.
+- Dense attention: the MACs of both products. Softmax, activation functions and dropout are not counted.
+- An embedding has no MACs; the bytes of its rows count. Norms: normalised values. Additions: of two float tensors.
+- Neurons: one update for each neuron and step.
+
+Padding never enters a count as long as the texts of a batch have equal lengths, so no hook needs to know a mask but the
+one of attention, where a masked token sends neither key nor value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spiketext.batching import TextRows
+from spiketext.evaluation import Diverged, longest, model_inputs
+from spiketext.models.spikebert import SpikingSelfAttention
+from spiketext.neurons import LIF, NormLIF
+from spiketext.values import Values, read
+
+SYNAPTIC = ("linear", "conv", "attention")
+_PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
+_SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
+_BYTES = 4  # of a float32 value
+
+
+@dataclass
+class Layer:
+    """One layer over all texts. Units: operations, values or bytes in all; arrays [T] are by step.
+
+    accumulations: additions that its whole-numbered inputs cost; papers: the same by the papers' convention, non-zero
+    inputs only; products: what it costs when every value is multiplied, over all steps.
+    """
+
+    name: str
+    kind: str
+    reads: Values = field(default_factory=Values)
+    accumulations: Any = 0.0
+    papers: Any = 0.0
+    products: float = 0.0
+    biases: float = 0.0
+    updates: float = 0.0
+    norms: float = 0.0
+    additions: float = 0.0
+    bytes: float = 0.0
+    rows: int = 0
+    weights: int = 0
+
+    @property
+    def ac(self) -> float:
+        """Accumulations."""
+        return float(torch.as_tensor(self.accumulations).sum()) if self.reads.whole else 0.0
+
+    @property
+    def mac(self) -> float:
+        """Multiply-accumulates."""
+        return 0.0 if self.reads.whole else self.products
+
+
+@torch.inference_mode()
+def count(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    length: int | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Counter:
+    """Read texts and count. length None: every text at its own length, in batches of equal lengths, so that neither
+    padding nor neighbours enter. A length: every text padded or cut to so many tokens, and all of them counted.
+
+    Raises ValueError for no texts or a length beyond the model's positions, Diverged when the model answers NaN.
+    """
+    if not len(texts):
+        raise ValueError("no texts to count: expected at least one")
+    most = longest(model, tokenizer)
+    if length is not None and not 1 <= length <= most:
+        raise ValueError(f"length: expected 1 to {most} tokens, what the model can read; got {length}")
+    rows = TextRows(texts, tokenizer, length or most, pairs)
+    counter = Counter(model.eval())
+    with (
+        counter.counting(),
+        tqdm(total=len(texts), unit="text", disable=None if progress else True, leave=False) as bar,
+    ):
+        for batch in _batches(rows, length, batch_size):
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            if not model(**model_inputs(tokenizer, batch)).logits.isfinite().all():
+                raise Diverged(
+                    "the model answers NaN or infinity; it diverged: train again with a lower --learning-rate"
+                )
+            counter.tokens += int(batch["input_ids"].numel())
+            bar.update(len(batch["input_ids"]))
+    return counter
+
+
+def spread(rows: list, limit: int | None) -> list:
+    """At most `limit` of the rows, at even distances from the first to the last. ValueError for a limit below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected at least 1 text, got {limit}")
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+
+
+def _batches(rows: TextRows, length: int | None, size: int) -> Iterator[dict[str, Tensor]]:
+    """Batches of equal lengths; with a length, padded to it."""
+    fill = {"input_ids": rows.tokenizer.pad_token_id}
+    for value in np.unique(rows.lengths) if length is None else (None,):
+        numbers = np.flatnonzero(rows.lengths == value) if value is not None else np.arange(len(rows))
+        for start in range(0, len(numbers), size):
+            batch = rows.collate([rows[0, int(row)] for row in numbers[start : start + size]])
+            if length is not None:
+                missing = length - batch["input_ids"].shape[1]
+                batch = {name: functional.pad(x, (0, missing), value=fill.get(name, 0)) if x.dim() == 2 else x
+                         for name, x in batch.items()}  # fmt: skip
+            yield batch
+
+
+class Counter:
+    """Counts a network's work while `counting` is active. `layers` by name, `texts` read so far, `steps` T."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.layers: dict[str, Layer] = {}
+        self.texts, self.tokens = 0, 0
+        self.spiking = any(isinstance(module, LIF) for module in model.modules())
+        self.steps = int(getattr(getattr(model, "config", None), "time_steps", 1) or 1) if self.spiking else 1
+        self._batch = 0
+        self._inside: list[tuple[str, nn.Module]] = []
+        self._units: dict[
+            str, float
+        ] = {}  # inputs that are whole multiples of a constant, which belongs to the weights
+        self._masks: dict[str, Tensor | None] = {}
+        self._latest: tuple[Tensor | None, Values] = (None, Values())
+
+    @contextmanager
+    def counting(self) -> Iterator[Counter]:
+        """Hooks on every layer."""
+        handles = []
+        rules: dict[type[nn.Module], Callable] = {
+            nn.Linear: self._linear,
+            nn.Conv1d: self._conv,
+            nn.Embedding: self._embedding,
+            nn.LayerNorm: self._norm,
+            LIF: self._neurons,
+        }
+        for name, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(partial(self._enter, name), with_kwargs=True))
+            for kind, rule in rules.items():
+                if isinstance(module, kind):
+                    handles.append(module.register_forward_hook(partial(rule, name)))
+            if isinstance(module, SpikingSelfAttention):
+                if module.design == "paper":
+                    self._units[f"{name}.output"] = module.scale
+                products = partial(self._spiking_attention, name, module)
+                handles.append(module.qkv_spikes.register_forward_hook(products))
+            handles.append(module.register_forward_hook(self._leave))
+        try:
+            with _Functions(self):
+                yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._inside.clear()
+            self._latest = (None, Values())
+
+    def _enter(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if not self._inside:
+            first = kwargs.get("input_ids", args[0] if args else None)
+            assert isinstance(first, Tensor)
+            self._batch = len(first)
+            self.texts += self._batch
+        if isinstance(module, SpikingSelfAttention):
+            self._masks[name] = kwargs["mask"] if "mask" in kwargs else args[1]
+        self._inside.append((name, module))
+
+    def _leave(self, *_: Any) -> None:
+        self._inside.pop()
+
+    def _layer(self, name: str, kind: str) -> Layer:
+        return self.layers.setdefault(name, Layer(name, kind))
+
+    def _by_step(self, x: Tensor) -> Tensor:
+        """[T, B, ...] as it is, [T * B, ...] cut into steps, and one step of anything else."""
+        if self.steps > 1 and x.dim() > 2 and x.shape[:2] == (self.steps, self._batch):
+            return x
+        if self.steps > 1 and len(x) == self.steps * self._batch:
+            return x.unflatten(0, (self.steps, self._batch))
+        return x[None]
+
+    def _read(self, x: Tensor, unit: float = 1.0, spikes: bool = False) -> Values:
+        """The sums of a layer's input, or of spikes [T, ...]; a tensor that was just read is not read again."""
+        if x is not self._latest[0] or unit != 1.0:
+            steps = x if spikes else self._by_step(x)
+            self._latest = (x, read(steps.flatten(3) if steps.dim() == 5 else steps, unit))
+        return self._latest[1]
+
+    def _linear(self, name: str, module: nn.Linear, args: tuple, out: Tensor) -> None:
+        reads = self._read(args[0], self._units.get(name, 1.0))
+        layer = self._layer(name, "linear")
+        layer.reads.add(reads)
+        layer.accumulations = layer.accumulations + reads.total.sum(1) * module.out_features
+        layer.papers = layer.papers + reads.nonzero.sum(1) * module.out_features
+        layer.products += reads.count * module.out_features
+        layer.biases += 0 if module.bias is None else out.numel()
+        layer.weights = module.weight.numel()
+
+    def _conv(self, name: str, module: nn.Conv1d, args: tuple, out: Tensor) -> None:
+        x = self._by_step(args[0])  # [T, ..., C, L]
+        reads = read(x.mT)  # features are channels
+        place = x.abs().flatten(1, -2).sum(1, dtype=torch.float64)  # [T, L]
+        nonzero = (x != 0).flatten(1, -2).sum(1, dtype=torch.float64)
+        met = module.out_channels // module.groups
+        layer = self._layer(name, "conv")
+        layer.reads.add(reads)
+        layer.accumulations = layer.accumulations + met * _windows(place, module).cpu()
+        layer.papers = layer.papers + met * _windows(nonzero, module).cpu()
+        layer.products += out.numel() * module.weight[0].numel()
+        layer.biases += 0 if module.bias is None else out.numel()
+        layer.weights = module.weight.numel()
+
+    def _spiking_attention(
+        self, name: str, module: SpikingSelfAttention, _: nn.Module, args: tuple, qkv: Tensor
+    ) -> None:
+        """Qkv [T, B, L, 3, D] -> the additions of both products, in the order that the network takes."""
+        steps, texts, length, _three, width = qkv.shape
+        per_head = width // module.heads
+        reads = self._read(qkv, spikes=True)
+        mask = self._masks[name]
+        if mask is not None and not mask.all():
+            qkv = torch.cat([qkv[..., :1, :], qkv[..., 1:, :] * mask[:, :, None, None]], dim=3)
+        binary = reads.kind == "binary"
+        sizes = (qkv if binary else qkv.abs()).unflatten(-1, (module.heads, per_head))
+        events = sizes if binary else (sizes != 0).to(sizes.dtype)
+        q, k, v = range(3)
+
+        def each_step(x: Tensor) -> Tensor:
+            return x.flatten(1).sum(1, dtype=torch.float64)
+
+        if length <= per_head:  # q k^T, then that against v
+            first = each_step(sizes[..., q, :, :].sum(2).double() * events[..., k, :, :].sum(2))
+            second = each_step(sizes[..., v, :, :]) * length
+        else:  # k^T v, then q against that
+            first = each_step(sizes[..., k, :, :].sum(-1).double() * events[..., v, :, :].sum(-1))
+            second = each_step(sizes[..., q, :, :]) * per_head
+        papers = [each_step(events[..., part, :, :]) * length for part in (q, v)]
+        for part, additions, theirs in zip(("first", "second"), (first, second), papers, strict=True):
+            layer = self._layer(f"{name}.{part} product", "attention")
+            layer.reads.add(reads)
+            layer.accumulations = layer.accumulations + additions.cpu()
+            layer.papers = layer.papers + theirs.cpu()
+            layer.products += steps * texts * length * length * width
+
+    def _neurons(self, name: str, module: LIF, args: tuple, spikes: Tensor) -> None:
+        layer = self._layer(name, "neurons")
+        layer.reads.add(self._read(spikes, spikes=True))
+        layer.updates += spikes.numel()
+        layer.norms += spikes.numel() if isinstance(module, NormLIF) else 0
+
+    def _norm(self, name: str, module: nn.LayerNorm, args: tuple, out: Tensor) -> None:
+        self._layer(name, "norm").norms += out.numel()
+
+    def _embedding(self, name: str, module: nn.Embedding, args: tuple, out: Tensor) -> None:
+        rows = self._batch * args[0].shape[-1]  # positions are shared by a batch and read by each of its texts
+        layer = self._layer(name, "embedding")
+        layer.bytes += rows * module.embedding_dim * _BYTES
+        layer.rows += rows
+
+    def _function(self, function: Any, args: tuple, out: Any) -> None:
+        """Products and sums that are no layer: dense attention, residual additions."""
+        name, module = self._inside[-1] if self._inside else ("", self.model)
+        if isinstance(module, (LIF, nn.Linear, nn.Conv1d)):
+            return
+        if function in _SUMS and all(isinstance(x, Tensor) and x.is_floating_point() for x in args[:2]):
+            self._layer(f"{name}.additions", "additions").additions += out.numel()
+        if isinstance(module, SpikingSelfAttention):
+            return
+        if function in _PRODUCTS:
+            self._dense_product(name, out.numel() * args[0].shape[-1])
+        elif function is functional.scaled_dot_product_attention:
+            query, key, value = args[:3]
+            scores = query.shape[:-1].numel() * key.shape[-2]
+            self._dense_product(name, scores * (query.shape[-1] + value.shape[-1]))
+
+    def _dense_product(self, name: str, products: float) -> None:
+        layer = self._layer(f"{name}.products", "attention")
+        layer.reads.whole = False
+        layer.products += products
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, counter: Counter):
+        super().__init__()
+        self.counter = counter
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in _INTERESTING:
+            self.counter._function(func, args, out)
+        return out
+
+
+_INTERESTING = {*_PRODUCTS, *_SUMS, functional.scaled_dot_product_attention}
+
+
+def _windows(place: Tensor, conv: nn.Conv1d) -> Tensor:
+    """Sums at every position [T, L] -> sums over all windows that see the position [T]."""
+    ones = place.new_ones(1, 1, *conv.kernel_size)
+    padding = conv.padding if isinstance(conv.padding, str) else tuple(int(p) for p in conv.padding)
+    seen = functional.conv1d(place[:, None], ones, None, conv.stride, padding, conv.dilation)
+    return seen.flatten(1).sum(1)

@@ -1,0 +1,135 @@
+"""Floor 0: results as columns of text and as pictures. Pictures need matplotlib (the extra `plots`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+MARKERS = {"spiking": "o", "dense": "s", "published spiking": "^"}
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as aligned text under a header: numbers with four figures, None as "-"."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    cells = [names, *([_shown(row[name]) for name in names] for row in rows)]
+    left = [all(isinstance(row[name], str) for row in rows) for name in names]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    return "\n".join(
+        "  ".join(
+            c.ljust(w) if is_left else c.rjust(w) for c, w, is_left in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _lines(values: Mapping[str, Any]) -> str:
+    return columns([{"": name, " ": value} for name, value in values.items() if value is not None])
+
+
+def energy_text(result: Mapping[str, Any], layers: bool = False) -> str:
+    """What `energy.energy` returns, as text; layers: every layer too."""
+    about = {name: result[name] for name in ("model", "data", "split", "texts", "tokens", "length", "time_steps")}
+    about["network"] = "spiking" if result["spiking"] else "dense: no layer of spiking neurons"
+    about["measured"] = result["measured"] and result["measured"]["meters"]
+    hidden = ("microjoules by step", "rate by step")
+    rows = [{name: value for name, value in row.items() if name not in hidden} for row in result["layers"]]
+    parts = (
+        _lines(about),
+        columns([{"for one text": name, "": float(value)} for name, value in result["operations"].items()]),
+        columns([{"our account, mJ": name, **parts} for name, parts in result["ours"].items()]),
+        columns(result["papers"]),
+        columns(result["comparisons"]),
+        columns(rows) if layers else "",
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def audit_text(result: Mapping[str, Any]) -> str:
+    """What `audit.audit` returns, as text."""
+    total, impure = len(result["layers"]), len(result["impure"])
+    verdict = f"all {total} layers that must be spiking read {result['declared']} inputs"
+    if impure:
+        verdict = f"{impure} of {total} layers that must be spiking are not ({result['declared']} inputs expected)"
+    others = f"not spiking: {', '.join(result['not_spiking'])}, the mean over tokens and steps"
+    if not result["spiking"]:
+        verdict, others = "dense: no layer of spiking neurons", ""
+    parts = (columns(result["layers"]), columns(result["neurons"]), verdict, others)
+    return "\n\n".join(part for part in parts if part)
+
+
+def energy_by_layer(result: Mapping[str, Any], path: str) -> None:
+    """Draw energy (microjoules) and firing rate by layer, one bar for each step. result: what `energy.energy` returns.
+
+    Raises ValueError without matplotlib, or for an ending that it cannot write.
+    """
+    layers = [row for row in result["layers"] if row["microjoules by step"]]
+    neurons = [row for row in result["layers"] if row["rate by step"]]
+    figure, axes = _canvas(2 if neurons else 1, max(6.0, 0.22 * max(len(layers), len(neurons))))
+    _bars(axes[0], layers, "microjoules by step", "µJ of matrix work, one text")
+    if neurons:
+        _bars(axes[1], neurons, "rate by step", "firing rate")
+        axes[1].set_ylim(0, 1)
+    axes[0].set_title(f"{result['model']} on {result['data']}: mean of {result['texts']} texts")
+    _save(figure, path)
+
+
+def _bars(axis: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
+    steps = max(len(row[key]) for row in rows)
+    for step in range(steps):
+        places = [i + (step + 0.5) / steps - 0.5 for i, row in enumerate(rows) if step < len(row[key])]
+        values = [row[key][step] for row in rows if step < len(row[key])]
+        axis.bar(places, values, width=0.9 / steps, label=f"step {step + 1}" if steps > 1 else None)
+    axis.set_xticks(
+        range(len(rows)), [row["layer"].removeprefix("spikebert.") for row in rows], rotation=90, fontsize=6
+    )
+    axis.set_ylabel(label)
+    if steps > 1:
+        axis.legend(fontsize=7)
+
+
+def accuracy_against_energy(points: Sequence[Mapping[str, Any]], path: str, title: str = "") -> None:
+    """Draw points {"name", "millijoules", "accuracy" (%), "kind"}; kind: spiking, dense or published spiking.
+
+    Raises ValueError for no points, a kind that is none, no matplotlib, or an ending that it cannot write.
+    """
+    if not points:
+        raise ValueError("accuracy against energy: no points, expected at least one")
+    unknown = sorted({point["kind"] for point in points} - set(MARKERS))
+    if unknown:
+        raise ValueError(f"accuracy against energy: kind {unknown[0]!r}, expected one of {', '.join(MARKERS)}")
+    figure, (axis,) = _canvas(1, 7.0)
+    for kind, marker in MARKERS.items():
+        those = [point for point in points if point["kind"] == kind]
+        axis.scatter([p["millijoules"] for p in those], [p["accuracy"] for p in those], marker=marker, label=kind)
+    for point in points:
+        axis.annotate(point["name"], (point["millijoules"], point["accuracy"]), xytext=(4, 3),
+                      textcoords="offset points", fontsize=7)  # fmt: skip
+    axis.set(xscale="log", xlabel="mJ for one text (one convention)", ylabel="accuracy %", title=title)
+    axis.legend()
+    _save(figure, path)
+
+
+def _canvas(rows: int, width: float) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("pictures need matplotlib; pip install 'spiketext[plots]'") from None
+    figure = Figure(figsize=(width, 4.2 * rows), layout="constrained")
+    return figure, figure.subplots(rows, 1, squeeze=False)[:, 0]
+
+
+def _save(figure: Any, path: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:
+        raise ValueError(f"picture {path}: {error}") from None
