@@ -147,7 +147,6 @@ class ConvertOptions(DataOptions):
     coding: str = _option("poisson", "poisson or deterministic input spikes")
     beta: float = _option(1.0, "share of the membrane kept at a step; a rate is an activation at 1 only")
     threshold: float = _option(1.0, "membrane at which a neuron fires")
-    max_length: int = _option(128, "tokens kept of a text that is read for the normalisation")
     seed: int = _option(0, "of the Poisson spikes")
 
 

@@ -25,7 +25,7 @@ from spiketext.words import lexicon
 
 WORD_MODELS = ("textcnn", "tailored-textcnn", "spiking-textcnn")
 _DENSE = ("activation", "neurons_per_class", "dropout")
-_SPIKING = ("neurons_per_class", "dropout", "coding", "beta", "threshold")
+_SPIKING = ("neurons_per_class", "dropout", "coding", "beta", "threshold", "time_steps")
 
 
 def new_word_model(
@@ -37,7 +37,7 @@ def new_word_model(
     pairs of texts and for an option that the network does not have.
     """
     _require_single_texts(train)
-    settings = _settings(options) | labels | {"max_position_embeddings": options.max_length}
+    settings = _settings(options) | labels
     words, vectors, coverage = lexicon(
         train.texts, options.vectors, options.language, data_dir=options.data_dir, seed=options.seed
     )
@@ -58,8 +58,8 @@ def new_word_model(
 def start_from(options: TrainOptions, train: Split, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
     """The network of the folder options.start, with its words; raises ValueError when it is of another kind."""
     _require_single_texts(train)
-    changes = _settings(options) | ({"seed": options.seed} if options.model == "spiking-textcnn" else {})
-    model = checkpoints.load_for_training(str(options.start), **changes, **labels)
+    changes = _settings(options) | labels | ({"seed": options.seed} if options.model == "spiking-textcnn" else {})
+    model = checkpoints.load_for_training(str(options.start), **changes)
     found = kind_of(model)
     if found != options.model:
         convert = "; convert it first (spiketext convert)" if options.model == "spiking-textcnn" else ""
@@ -82,17 +82,16 @@ def tokenizer_of(words: list[str], language: str) -> WordTokenizer:
 
 
 def _settings(options: TrainOptions) -> dict[str, Any]:
+    if options.time_steps < 0:
+        raise ValueError(f"time_steps: expected at least 1, got {options.time_steps}")
     known = _SPIKING if options.model == "spiking-textcnn" else _DENSE
-    asked = {name: getattr(options, name) for name in {*_DENSE, *_SPIKING} if getattr(options, name) is not None}
+    every = {name: getattr(options, name) for name in {*_DENSE, *_SPIKING}} | {"time_steps": options.time_steps or None}
+    asked = {name: value for name, value in every.items() if value is not None}
     foreign = sorted(set(asked) - set(known))
     if foreign:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
         raise ValueError(f"{flags}: a {options.model} has no such thing; leave it out")
-    if options.time_steps < 0:
-        raise ValueError(f"time_steps: expected at least 1, got {options.time_steps}")
-    if options.time_steps and options.model == "spiking-textcnn":
-        asked["time_steps"] = options.time_steps
-    return asked
+    return asked | {"max_position_embeddings": options.max_length}
 
 
 def _require_single_texts(train: Split) -> None:

@@ -7,6 +7,7 @@ spikes and counts in every mean. [PAD] is none: silent, and in no mean. A text w
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -116,9 +117,10 @@ def lexicon(
 ) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     """The words of a network, their vectors as the file has them, float32 [V, D], and what the file covers.
 
-    source is a file of vectors (as it is, or below data_dir): its first `most` words and those of the texts. None or
-    "random": the words of the texts, normally distributed vectors of deviation 0.3. Row 0 is [PAD], zeros; row 1 is
-    [UNK], the mean of all others. Coverage: the share of the texts' words, and of the different ones, with a vector.
+    source is a file of vectors (as it is, or below data_dir or SPIKETEXT_DATA): its first `most` words and those of
+    the texts. None or "random": the words of the texts, normally distributed vectors of deviation 0.3. Row 0 is [PAD],
+    zeros; row 1 is [UNK], the mean of all others. Coverage: the share of the texts' words, and of the different ones,
+    with a vector.
     Raises: as `read_vectors`; ValueError when less than a tenth of the words have a vector.
     """
     language = language or language_of(texts)
@@ -128,7 +130,8 @@ def lexicon(
         vectors = np.random.default_rng(seed).normal(0, 0.3, (len(words), dimension)).astype(np.float32)
     else:
         path = Path(str(source))
-        path = path if path.exists() or data_dir is None else Path(data_dir) / path
+        folder = data_dir or os.environ.get("SPIKETEXT_DATA")
+        path = path if path.exists() or not folder else Path(folder) / path
         words, vectors = read_vectors(path, most, counts.keys())
     known = counts.keys() & set(words)
     share = sum(counts[word] for word in known) / max(sum(counts.values()), 1)

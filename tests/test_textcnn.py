@@ -431,6 +431,7 @@ def test_an_interrupted_fine_tuning_ends_with_the_weights_of_one_never_stopped(t
 @pytest.mark.parametrize(("flags", "expected"), [
     (["--model", "textcnn", "--max-length", "4"], "shorter than the widest filter"),
     (["--model", "textcnn", "--coding", "poisson"], "--coding: a textcnn has no such thing"),
+    (["--model", "tailored-textcnn", "--time-steps", "5"], "--time-steps: a tailored-textcnn has no such thing"),
     (["--model", "spiking-textcnn", "--time-steps", "-1"], "time_steps: expected at least 1"),
     (["--model", "spiking-textcnn", "--from", "{tailored-textcnn}"], "is a tailored-textcnn, expected a spiking"),
     (["--model", "textcnn", "--from", "{tailored-textcnn}"], "is a tailored-textcnn, expected a textcnn"),

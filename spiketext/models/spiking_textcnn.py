@@ -79,10 +79,17 @@ class VotesOutput(SequenceClassifierOutput):
     votes: Tensor | None = None
 
 
+def _neurons(span: int | None, constants: dict[str, Any]) -> LIF:
+    layer = LIF(**constants)
+    layer.span = span
+    return layer
+
+
 class SpikingTextCnnModel(WordNetwork):
     """Word ids [B, L] -> spikes of the pooled features [T, B, widths * C]."""
 
     config_class = SpikingTextCnnConfig
+    passes: Tensor  # of training, so far: each has noise of its own, also after a resumption
 
     def __init__(self, config: SpikingTextCnnConfig):
         super().__init__(config)
@@ -90,13 +97,10 @@ class SpikingTextCnnModel(WordNetwork):
         self.convolutions = nn.ModuleList(
             nn.Linear(width * config.hidden_size, config.num_filters, bias=False) for width in config.filter_widths
         )
-        self.window_spikes = nn.ModuleList(LIF(**config.neuron()) for _ in config.filter_widths)
-        self.pooled_spikes = nn.ModuleList(LIF(**config.neuron(config.pool_gain)) for _ in config.filter_widths)
-        for width, layer in zip(config.filter_widths, self.window_spikes, strict=True):
-            layer.span = width
-        for layer in self.pooled_spikes:
-            layer.span = None
-        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))  # of training: each has noise of its own
+        gain = config.pool_gain
+        self.window_spikes = nn.ModuleList(_neurons(width, config.neuron()) for width in config.filter_widths)
+        self.pooled_spikes = nn.ModuleList(_neurons(None, config.neuron(gain)) for _ in config.filter_widths)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -144,8 +148,7 @@ class SpikingTextCnnForSequenceClassification(WordNetwork):
         self.textcnn = SpikingTextCnnModel(config)
         width = len(config.filter_widths) * config.num_filters
         self.classifier = nn.Linear(width, config.output_neurons, bias=False)
-        self.votes = LIF(**config.neuron())
-        self.votes.span = None
+        self.votes = _neurons(None, config.neuron())
         self.post_init()
 
     def forward(
