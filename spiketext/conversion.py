@@ -27,6 +27,7 @@ from spiketext.models import (
     TextCnnForSequenceClassification,
 )
 from spiketext.options import ConvertOptions, describe
+from spiketext.plots import log_curves
 from spiketext.runs import Run
 from spiketext.training import finish, read, rows_of
 
@@ -41,33 +42,34 @@ Batch = dict[str, Tensor]
 def convert(options: ConvertOptions) -> dict[str, Any]:
     """The command: the tailored TextCNN of a folder becomes a spiking one in options.out; returns scales and seconds.
 
-    Raises ValueError for a model that cannot be converted (naming the layer), or a normalisation without texts.
+    Raises ValueError for a model that cannot be converted (naming the layer), or a normalisation without texts; then
+    the folder is not touched.
     """
-    run = Run(options.out, "convert", describe(options))
-    if run.result is not None:
-        return run.result
     started = time.monotonic()
     if options.normalize not in NORMALISATIONS:
         raise ValueError(f"normalize: expected {', '.join(NORMALISATIONS)}; got {options.normalize!r}")
     checkpoints.quiet()
-    model, tokenizer = checkpoints.load_classifier(options.model), checkpoints.load_tokenizer(options.model)
-    require_convertible(model)
+    model = require_convertible(checkpoints.load_classifier(options.model))
+    tokenizer = checkpoints.load_tokenizer(options.model)
     text_set, batches = None, []
     if options.normalize in ("data", "percentile"):
         if not options.data:
             raise ValueError(f"normalize {options.normalize}: reads the training texts; name them with --data")
         text_set = read(options)
-        rows = rows_of(text_set, "train", tokenizer, min(options.max_length, model.config.max_position_embeddings))
+        rows = rows_of(text_set, "train", tokenizer, model.config.max_position_embeddings)
         batches = [batch for _, batch in rows.batches(64)]
-    settings = {name: getattr(options, name) for name in ("time_steps", "coding", "beta", "threshold", "seed")}
     scales = scales_of(model, options.normalize, batches, options.percentile)
+    settings = {name: getattr(options, name) for name in ("time_steps", "coding", "beta", "threshold", "seed")}
     spiking = spiking_from(model, scales, **settings)
+    run = Run(options.out, "convert", describe(options))
+    if run.result is not None:
+        return run.result
     result = {"scales": scales, "validation": {}, "history": [], "wall_s": round(time.monotonic() - started, 1)}
     return finish(run, spiking, tokenizer, "convert", text_set, result)
 
 
-def require_convertible(model: PreTrainedModel) -> None:
-    """Raises ValueError naming the layer that no spikes can stand for, and what would do."""
+def require_convertible(model: PreTrainedModel) -> TextCnnForSequenceClassification:
+    """The model itself; raises ValueError naming the layer that no spikes can stand for, and what would do."""
     if not isinstance(model, TextCnnForSequenceClassification):
         raise ValueError(f"a {type(model).__name__} cannot be converted; expected a tailored TextCNN "
                          "(spiketext train --model tailored-textcnn)")  # fmt: skip
@@ -87,6 +89,7 @@ def require_convertible(model: PreTrainedModel) -> None:
     values = model.textcnn.embedding.weight
     if not (values.min() >= 0 and values.max() <= 1):
         refuse("textcnn.embedding", f"has inputs from {values.min():.3g} to {values.max():.3g}, expected 0 to 1: rates")
+    return model
 
 
 def spiking_from(
@@ -102,7 +105,7 @@ def spiking_from(
     before, pooling, after = (scales[layer] for layer in LAYERS)
     kept = {name: getattr(model.config, name) for name in _KEPT if hasattr(model.config, name)}
     config = SpikingTextCnnConfig(**kept, scales=scales, pool_gain=before / pooling, **settings)
-    spiking = SpikingTextCnnForSequenceClassification(config).to(model.classifier.weight.dtype)
+    spiking = SpikingTextCnnForSequenceClassification(config).to(model.dtype)  # type: ignore[arg-type]
     weights = dict(model.state_dict())
     for name in weights:
         if name.startswith("textcnn.convolutions."):
@@ -125,8 +128,8 @@ def scales_of(
     if normalize == "none":
         return dict.fromkeys(LAYERS, 1.0)
     if normalize == "model":
-        before = max(_largest_sum(linear) for linear in model.textcnn.convolutions)
-        return {"convolutions": before, "pooling": before, "classifier": before * _largest_sum(model.classifier)}
+        before = max(_largest_sum(weight) for weight in model.textcnn.convolutions.parameters())
+        return {"convolutions": before, "pooling": before, "classifier": before * _largest_sum(model.classifier.weight)}
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile: expected more than 0 and at most 100, got {percentile}")
     batches = list(batches)
@@ -150,8 +153,8 @@ def scales_of(
     return {layer: value or 1.0 for layer, value in largest.items()}
 
 
-def _largest_sum(linear: nn.Linear) -> float:
-    return float(linear.weight.clamp(min=0).sum(1).max()) or 1.0
+def _largest_sum(weight: Tensor) -> float:
+    return float(weight.clamp(min=0).sum(1).max()) or 1.0
 
 
 def _activations(model: TextCnnForSequenceClassification, batch: Batch) -> dict[str, Tensor]:
@@ -220,3 +223,12 @@ def slope(rows: Sequence[dict[str, float]], layer: str) -> float:
     steps = torch.tensor([row["time_steps"] for row in rows], dtype=torch.float64).log()
     errors = torch.tensor([row[layer] for row in rows], dtype=torch.float64).log()
     return float(((steps - steps.mean()) * (errors - errors.mean())).sum() / (steps - steps.mean()).square().sum())
+
+
+def limit_figure(title: str, runs: dict[str, Sequence[dict[str, float]]], layer: str = "classifier") -> str:
+    """SVG of a layer's difference over T, a curve for each named result of `limit_law`, its exponent in the legend."""
+    curves = {
+        f"{name}: T^{slope(rows, layer):.2f}": [(row["time_steps"], row[layer]) for row in rows]
+        for name, rows in runs.items()
+    }
+    return log_curves(title, "time steps T", f"mean |spiking - dense|, {layer}", curves)

@@ -7,7 +7,16 @@ import torch
 from test_textcnn import SIZES, batch_of, dense, texts
 
 from spiketext.cli import main
-from spiketext.conversion import LAYERS, NORMALISATIONS, limit_law, require_convertible, scales_of, slope, spiking_from
+from spiketext.conversion import (
+    LAYERS,
+    NORMALISATIONS,
+    limit_figure,
+    limit_law,
+    require_convertible,
+    scales_of,
+    slope,
+    spiking_from,
+)
 from spiketext.models import TAILORED, TextCnnConfig, TextCnnForSequenceClassification
 
 STEPS = (10, 20, 50, 100, 200, 500, 1000)
@@ -93,12 +102,18 @@ def test_without_normalisation_saturated_neurons_stay_wrong(model, batch):
     assert rows[-1]["convolutions"] > 0.5 * rows[0]["convolutions"]
     convolved, real = model.textcnn.activations(**batch)
     active = torch.cat([a[mask == 1].flatten() for a, mask in zip(convolved, real, strict=True)])
-    assert rows[-1]["convolutions"] == pytest.approx(float((active - 1).clamp(min=0).mean()), rel=0.02)
+    assert rows[-1]["convolutions"] == pytest.approx((active - 1).clamp(min=0).mean().item(), rel=0.02)
 
 
 def test_a_leaky_neuron_does_not_follow_the_law(model, batch):
     leaky = spiking_from(model, scales_of(model, "data", [batch]), coding="deterministic", beta=0.9)
     assert slope(limit_law(model, leaky, batch, STEPS), "convolutions") > -0.3
+
+
+def test_the_figure_shows_a_curve_and_its_exponent_for_each_run():
+    rows = [{"time_steps": t, "classifier": 3 / t} for t in STEPS]
+    drawn = limit_figure("limit law", {"deterministic": rows, "poisson": rows})
+    assert drawn.count("<polyline") == 2 and "deterministic: T^-1.00" in drawn
 
 
 def refused(design: dict, change=lambda model: None) -> str:
@@ -143,9 +158,7 @@ def test_the_command_refuses_in_one_line(tiny_tokenizer, model, tmp_path, capsys
 
     tailored = ["--model", str(tmp_path / "tailored")]
     assert "layer textcnn.pooling" in line("--model", str(tmp_path / "original"))
-    (tmp_path / "out" / "run.json").unlink()
     assert "name them with --data" in line(*tailored, "--normalize", "data")
-    (tmp_path / "out" / "run.json").unlink()
     assert f"expected {', '.join(NORMALISATIONS)}" in line(*tailored, "--normalize", "most")
-    (tmp_path / "out" / "run.json").unlink()
     assert "time_steps: expected at least 1, got 0" in line(*tailored, "--time-steps", "0")
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import spiketext
 
 PACKAGE = Path(spiketext.__file__).parent
 FLOORS = [
-    {"ops", "losses", "options", "runs", "augmentation", "tables", "vectors", "coding"},
+    {"ops", "losses", "options", "runs", "augmentation", "tables", "vectors", "coding", "plots"},
     {"neurons", "batching", "splits", "words"},
     {"models", "datasets"},
     {"data"},
@@ -72,7 +72,7 @@ def test_the_floor_of_numbers_needs_torch_only():
 
 
 def test_options_and_texts_start_without_torch():
-    for name in ("options", "tables", "splits", "datasets", "data", "augmentation", "runs", "vectors", "cli"):
+    for name in ("options", "tables", "splits", "datasets", "data", "augmentation", "runs", "vectors", "plots", "cli"):
         tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
