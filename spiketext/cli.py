@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from spiketext import __version__
 from spiketext.machine import keep_memory
-from spiketext.options import DataOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.options import ConvertOptions, DataOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 
 STAGES: dict[str, tuple[str, type, str, str]] = {
     "teacher": ("training", TeacherOptions, "fine-tune a BERT-type teacher on labelled texts",
@@ -24,8 +24,10 @@ STAGES: dict[str, tuple[str, type, str, str]] = {
                  "spiketext pretrain --teacher minilm --corpus texts/ --tokens 1000000 --out runs/stage1"),
     "distill": ("distillation", DistillOptions, "stage 2: learn a task from its teacher",
                 "spiketext distill --teacher runs/teacher --student runs/stage1 --data reviews.csv --out runs/spiking"),
-    "train": ("training", TrainOptions, "train a spiking classifier without a teacher",
-              "spiketext train --data reviews.csv --model spikebert --out runs/direct"),
+    "train": ("training", TrainOptions, "train a classifier without a teacher",
+              "spiketext train --data reviews.csv --model tailored-textcnn --vectors glove.txt.gz --out runs/tailored"),
+    "convert": ("conversion", ConvertOptions, "make a spiking TextCNN of a tailored one",
+                "spiketext convert --model runs/tailored --normalize data --data reviews.csv --out runs/converted"),
 }  # fmt: skip
 _RENAMED = {"start": "from"}  # a field that is a Python keyword on the command line
 

@@ -23,6 +23,8 @@ from spiketext.models.streaming import Stepper
 from spiketext.neurons import LIF
 from spiketext.precision import to_precision
 
+_TOKEN_STEPS = 2**19  # tokens times steps in one forward pass
+
 
 class Diverged(ValueError):
     """A training ended in numbers that are none."""
@@ -74,10 +76,14 @@ class RateCounter:
 
     def _record(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
         assert self.mask is not None
+        span = getattr(module, "span", 1)
+        if span is None:  # neurons of the whole text
+            spikes = spikes[:, :, None]
         fired = (spikes != 0).flatten(3).sum(-1, dtype=torch.float32)  # [T, B, L]
-        self.fired[name] = self.fired.get(name, 0.0) + float((fired * self.mask).sum())
+        real = _places(self.mask, span, spikes.shape[2])
+        self.fired[name] = self.fired.get(name, 0.0) + float((fired * real).sum())
         neurons = spikes[0, 0, 0].numel() * spikes.shape[0]
-        self.possible[name] = self.possible.get(name, 0.0) + neurons * float(self.mask.sum())
+        self.possible[name] = self.possible.get(name, 0.0) + neurons * float(real.sum())
 
     @property
     def rates(self) -> dict[str, float]:
@@ -90,6 +96,13 @@ class RateCounter:
         return sum(self.fired.values()) / sum(self.possible.values()) if self.possible else None
 
 
+def _places(mask: Tensor, span: int | None, places: int) -> Tensor:
+    """mask [B, L] of real tokens -> [B, places] of real neurons, each of which sees `span` tokens: at least one."""
+    words = mask.sum(1, keepdim=True)
+    real = words - span + 1 if span else torch.ones_like(words)
+    return torch.arange(places, device=mask.device) < real.clamp(min=1)
+
+
 @torch.inference_mode()
 def logits_of(
     model: PreTrainedModel,
@@ -100,10 +113,14 @@ def logits_of(
     counter: RateCounter | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Logits [N, K] in the order of the texts. Texts longer than the model's positions are cut."""
+    """Logits [N, K] in the order of the texts. Texts longer than the model's positions are cut.
+
+    Fewer than batch_size texts go together where T times their tokens would need more than about 1 GB.
+    """
     if not texts:
         raise ValueError("no texts: expected at least one")
     rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
+    batch_size = min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
     answers = np.empty((len(texts), len(label_names(model))), dtype=np.float32)
     model.eval()
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
@@ -142,6 +159,11 @@ def anytime_logits(
         bar.update(len(numbers))
     bar.close()
     return answers, steps
+
+
+def steps_of(model: PreTrainedModel) -> int:
+    """T; 1 for a model without time."""
+    return getattr(model.config, "time_steps", None) or 1
 
 
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,24 @@ def accuracy_against_energy(points: Sequence[Mapping[str, Any]], path: str, titl
         axis.annotate(point["name"], (point["millijoules"], point["accuracy"]), xytext=(4, 3),
                       textcoords="offset points", fontsize=7)  # fmt: skip
     axis.set(xscale="log", xlabel="mJ for one text (one convention)", ylabel="accuracy %", title=title)
+    axis.legend()
+    _save(figure, path)
+
+
+def log_curves(
+    title: str, across: str, up: str, curves: Mapping[str, Sequence[tuple[float, float]]], path: str
+) -> None:
+    """Draw points (x, y) above 0 of each curve, by its name in the legend, on two logarithmic axes.
+
+    Raises ValueError when there is no point, or one that has no logarithm; else as the others.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    if not points or not all(0 < value < math.inf for point in points for value in point):
+        raise ValueError(f"plot {title!r}: expected points above 0, got {points[:3]}")
+    figure, (axis,) = _canvas(1, 7.0)
+    for name, curve in curves.items():
+        axis.plot(*zip(*curve, strict=True), marker=".", label=name)
+    axis.set(xscale="log", yscale="log", xlabel=across, ylabel=up, title=title)
     axis.legend()
     _save(figure, path)
 

@@ -14,7 +14,10 @@ class LIF(nn.Module):
     """Leaky integrate-and-fire layer: current [T, ...] -> spikes [T, ...]. Equation: `spiketext.ops.lif`.
 
     Options: the fields of `ops.Neuron`. Every call starts at rest, so there is nothing to reset.
+    span: how many tokens one neuron sees (a filter: its width; None: the whole text). Only counting needs it.
     """
+
+    span: int | None = 1
 
     def __init__(self, **neuron: Any):
         super().__init__()

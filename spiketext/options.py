@@ -70,10 +70,24 @@ class StudentOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions(StudentOptions, TrainingOptions, DataOptions):
-    """Train a spiking classifier without a teacher."""
+class WordOptions:
+    """What a TextCNN looks like. A value left out is the default in brackets, or that of the model to start from."""
 
-    model: str = _option("spikebert", "the network: spikebert")
+    vectors: str | None = _option(None, "file of word vectors (GloVe or word2vec text, .gz too), or random (random)")
+    language: str | None = _option(None, "english or chinese words (what the training texts are written in)")
+    activation: str | None = _option(None, "of textcnn: relu or sigmoid (relu)")
+    neurons_per_class: int | None = _option(None, "output neurons that vote for each class (textcnn 1, others 10)")
+    dropout: float | None = _option(None, "share of the pooled features left out in training (0.5)")
+    coding: str | None = _option(None, "of spiking-textcnn: poisson or deterministic input spikes (poisson)")
+    beta: float | None = _option(None, "of spiking-textcnn: share of the membrane kept at a step (1)")
+    threshold: float | None = _option(None, "of spiking-textcnn: membrane at which a neuron fires (1)")
+
+
+@dataclass(frozen=True)
+class TrainOptions(WordOptions, StudentOptions, TrainingOptions, DataOptions):
+    """Train a classifier without a teacher."""
+
+    model: str = _option("spikebert", "the network: spikebert, textcnn, tailored-textcnn or spiking-textcnn")
     start: str | None = _option(None, "folder of a model to start from")
     tokenizer: str = _option("minilm", "tokenizer of a new network: minilm, a Hugging Face name or a folder")
     epochs: float = _option(5.0, "passes over the rows")
@@ -120,3 +134,18 @@ class DistillOptions(DistillationOptions, DataOptions):
     p_mask: float = _option(0.1, "chance that a word is masked")
     p_pos: float = _option(0.1, "chance that a word is replaced by another of its part of speech")
     p_ngram: float = _option(0.25, "chance that a text is cut to a random n-gram, n from 1 to 5")
+
+
+@dataclass(frozen=True)
+class ConvertOptions(DataOptions):
+    """Make a spiking TextCNN of a tailored one."""
+
+    model: str = _option("", "folder of the tailored TextCNN")
+    out: str = _option("", "folder of the result")
+    normalize: str = _option("none", "none, model (largest possible sum), data (largest activation) or percentile")
+    percentile: float = _option(99.9, "of the activations above zero, for normalize percentile")
+    time_steps: int = _option(50, "T")
+    coding: str = _option("poisson", "poisson or deterministic input spikes")
+    beta: float = _option(1.0, "share of the membrane kept at a step; a rate is an activation at 1 only")
+    threshold: float = _option(1.0, "membrane at which a neuron fires")
+    seed: int = _option(0, "of the Poisson spikes")

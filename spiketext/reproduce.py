@@ -15,11 +15,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from spiketext import distillation, training
+from spiketext import conversion, distillation, training
 from spiketext.about import machine, versions
 from spiketext.data import load
 from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
-from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.options import ConvertOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 from spiketext.runs import write_whole
 
 KINDS: dict[str, tuple[Callable, type] | None] = {
@@ -27,7 +27,9 @@ KINDS: dict[str, tuple[Callable, type] | None] = {
     "teacher": (training.teacher, TeacherOptions),
     "train": (training.train, TrainOptions),
     "distill": (distillation.distill, DistillOptions),
+    "convert": (conversion.convert, ConvertOptions),
 }
+_DENSE = ("textcnn", "tailored-textcnn")
 _METRICS = ("accuracy", "firing_rate")
 _PAGE_HEAD = """# Results
 
@@ -87,7 +89,7 @@ def reproduce(
     """
     spec = read(folder, name)
     data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
-    text_set = load(spec["data"], data_dir)
+    text_sets = {data: load(data, data_dir) for data in _columns(spec)}
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
     result = {
         "name": name,
@@ -97,21 +99,22 @@ def reproduce(
         "machine": machine(),
         "cells": [],
     }
-    before = {(c["row"], c["metric"]): c for c in (_saved(folder, name) or {"cells": []})["cells"]}
-    for row in spec["rows"]:
-        for metric in _METRICS if row["kind"] in ("train", "distill") else _METRICS[:1]:
-            cell = before.get((row["row"], metric))
-            keep = cell is not None and cell["status"] != "empty" and cell["data_hash"] == text_set.hash
-            result["cells"].append(cell if keep else _empty(spec, row, metric, text_set.hash))
-    for row in spec["rows"]:
-        cells = [cell for cell in result["cells"] if cell["row"] == row["row"]]
+    before = {(c["row"], c["column"], c["metric"]): c for c in (_saved(folder, name) or {"cells": []})["cells"]}
+    pairs = [(data, row) for data in text_sets for row in spec["rows"]]
+    for data, row in pairs:
+        for metric in _metrics(row):
+            cell = before.get((row["row"], data, metric))
+            keep = cell is not None and cell["status"] != "empty" and cell["data_hash"] == text_sets[data].hash
+            result["cells"].append(cell if keep else _empty(spec, data, row, metric, text_sets[data].hash))
+    for data, row in pairs:
+        cells = [cell for cell in result["cells"] if (cell["row"], cell["column"]) == (row["row"], data)]
         for seed in wanted:
             if seed in cells[0]["seeds"]:
                 continue
-            say(f"{name}: {row['row']}, seed {seed}")
+            say(f"{name}: {data}, {row['row']}, seed {seed}")
             started = time.monotonic()
             try:
-                outcome = _run_row(folder, spec, row, seed, data_dir, text_set)
+                outcome = _run_row(folder, spec, data, row, seed, data_dir, text_sets[data])
             except Diverged:
                 outcome = {}
             for cell in cells:
@@ -127,32 +130,55 @@ def reproduce(
     return {"json": result, "table": table(result)}
 
 
-def _empty(spec: dict, row: dict, metric: str, data_hash: str) -> dict[str, Any]:
-    paper = row.get("paper") if metric == "accuracy" else None
-    return {"row": row["row"], "column": spec["data"], "metric": metric, "unit": "%", "values": [], "seeds": [],
+def _columns(spec: dict) -> list[str]:
+    """The data sets of an experiment: one name or a list of names."""
+    return spec["data"] if isinstance(spec["data"], list) else [spec["data"]]
+
+
+def _metrics(row: dict) -> tuple[str, ...]:
+    """A spiking network has a firing rate too."""
+    dense = row["kind"] in ("tfidf", "teacher") or row.get("options", {}).get("model") in _DENSE
+    return _METRICS[:1] if dense else _METRICS
+
+
+def _empty(spec: dict, data: str, row: dict, metric: str, data_hash: str) -> dict[str, Any]:
+    def of_set(value: Any) -> Any:  # one value for all sets, or one for each
+        return value.get(data) if isinstance(value, dict) else value
+
+    paper = of_set(row.get("paper")) if metric == "accuracy" else None
+    return {"row": row["row"], "column": data, "metric": metric, "unit": "%", "values": [], "seeds": [],
             "split": "test", "data_hash": data_hash, "config": spec["path"], "wall_s": [], "test_reads": 0,
-            "status": "empty", "cost_s": row.get("cost_s"), "paper": paper}  # fmt: skip
+            "status": "empty", "cost_s": of_set(row.get("cost_s")), "paper": paper}  # fmt: skip
 
 
-def _run_row(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | None, text_set: Any) -> dict[str, Any]:
+def _run_row(
+    folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None, text_set: Any
+) -> dict[str, Any]:
     if KINDS[row["kind"]] is None:
         return tfidf_baseline(text_set)
-    out, trained = _train(folder, spec, row, seed, data_dir)
+    out, trained = _train(folder, spec, data, row, seed, data_dir)
     return evaluate(out, text_set, "test") | {"wall_s": trained["wall_s"]}
 
 
-def _train(folder: Path, spec: dict, row: dict, seed: int, data_dir: str | None) -> tuple[str, dict[str, Any]]:
+def _train(
+    folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None
+) -> tuple[str, dict[str, Any]]:
     """The folder of a row's model and what its training returned; what it needs is made first where it is gone."""
     kind = KINDS[row["kind"]]
     assert kind is not None
     stage, options = kind
-    asked = dict(row.get("options", {})) | {"data": spec["data"], "data_dir": data_dir, "seed": seed}
+    root = Path("runs") / spec["name"] / (data.replace("/", "-") if isinstance(spec["data"], list) else "")
+    asked = dict(row.get("options", {})) | {"data": data, "data_dir": data_dir, "seed": seed}
+    if "from" in row:
+        above = next(r for r in spec["rows"] if r.get("run") == row["from"])
+        start = _train(folder, spec, data, above, seed, data_dir)[0]
+        asked["model" if row["kind"] == "convert" else "start"] = start
     if row["kind"] == "distill":
         above = next(r for r in spec["rows"] if r["kind"] == "teacher")
-        asked["teacher"] = _train(folder, spec, above, seed, data_dir)[0]
+        asked["teacher"] = _train(folder, spec, data, above, seed, data_dir)[0]
         if "student" in row:
             asked["student"] = stage_one(folder, row["student"], data_dir)
-    out = str(Path("runs") / spec["name"] / f"{row['run']}-{seed}")
+    out = str(root / f"{row['run']}-{seed}")
     return out, stage(options(**asked, out=out))
 
 
@@ -171,12 +197,17 @@ def _saved(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A result as a Markdown table: ours beside the paper's number, one line for each row."""
-    lines = [f"{result['name']} ({result['scale']}, test split of {result['cells'][0]['column']})", "",
+    """A result as a Markdown table for each data set: ours beside the paper's number, one line for each row."""
+    return "\n\n".join(_table_of(result, data) for data in dict.fromkeys(cell["column"] for cell in result["cells"]))
+
+
+def _table_of(result: dict[str, Any], data: str) -> str:
+    found = [cell for cell in result["cells"] if cell["column"] == data]
+    lines = [f"{result['name']} ({result['scale']}, test split of {data})", "",
              "| row | accuracy % | paper % | firing rate % | training s | seeds |",
              "|---|--:|--:|--:|--:|---|"]  # fmt: skip
-    for row in dict.fromkeys(cell["row"] for cell in result["cells"]):
-        cells = {cell["metric"]: cell for cell in result["cells"] if cell["row"] == row}
+    for row in dict.fromkeys(cell["row"] for cell in found):
+        cells = {cell["metric"]: cell for cell in found if cell["row"] == row}
         main = cells["accuracy"]
         paper = "" if main["paper"] is None else f"{main['paper']:.2f}"
         seconds = f"{statistics.mean(main['wall_s']):.0f}" if main["wall_s"] else f"(about {main.get('cost_s')})"

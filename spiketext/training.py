@@ -32,6 +32,7 @@ from spiketext.losses import label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
+from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
 
 
 class LabelObjective(nn.Module):
@@ -42,9 +43,14 @@ class LabelObjective(nn.Module):
         self.model, self.tokenizer, self.weights = model, tokenizer, {"label": 1.0}
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms: label."""
-        logits = self.model(**model_inputs(self.tokenizer, batch)).logits
-        return {"label": label_loss(logits.float(), batch["labels"], batch["gold"])}, logits
+        """Terms: label. Where a network votes at every step, its mean over the steps (SNN-TextCNN eq. 4)."""
+        answer = self.model(**model_inputs(self.tokenizer, batch))
+        labels, gold = batch["labels"], batch["gold"]
+        votes = answer.get("votes")  # [T, B, K]
+        if votes is None:
+            return {"label": label_loss(answer.logits.float(), labels, gold)}, answer.logits
+        steps = len(votes)
+        return {"label": label_loss(votes.flatten(0, 1), labels.repeat(steps), gold.repeat(steps))}, answer.logits
 
 
 class ObjectiveTrainer(Trainer):
@@ -126,6 +132,14 @@ class EarlyStop(EarlyStoppingCallback):
             control.should_training_stop = True
 
 
+class AfterStep(TrainerCallback):
+    """Lets a network that has `after_step` put its weights in order after every optimiser step."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Before the validation and the checkpoint."""
+        getattr(getattr(model, "model", None), "after_step", lambda: None)()
+
+
 class Clock(TrainerCallback, ExportableState):
     """Seconds of training, over all resumptions."""
 
@@ -202,7 +216,7 @@ def fit(
         assert isinstance(objective.model, PreTrainedModel)
         objective.model.gradient_checkpointing_enable()
     clock = Clock()
-    callbacks: list[TrainerCallback] = [clock]
+    callbacks: list[TrainerCallback] = [clock, AfterStep()]
     if metric is not None:
         callbacks.append(EarlyStop(options.patience))
     if not options.quiet:
@@ -341,11 +355,14 @@ def teacher(options: TeacherOptions) -> dict[str, Any]:
 
 
 def train(options: TrainOptions) -> dict[str, Any]:
-    """Train a spiking classifier on labelled texts alone ("directly-trained Spikformer"); returns as `teacher`."""
+    """Train a classifier on labelled texts alone: "directly-trained Spikformer", or a TextCNN; returns as `teacher`."""
 
     def build(text_set: TextSet):
-        if options.model != "spikebert":
-            raise ValueError(f"model: expected spikebert, got {options.model!r}")
+        if options.model not in ("spikebert", *WORD_MODELS):
+            raise ValueError(f"model: expected spikebert, {', '.join(WORD_MODELS)}; got {options.model!r}")
+        if options.model in WORD_MODELS:
+            make = start_from if options.start else new_word_model
+            return make(options, text_set.splits["train"], label_settings(text_set))
         if options.start:
             model = checkpoints.load_for_training(options.start, **label_settings(text_set))
             return model, checkpoints.load_tokenizer(options.start)

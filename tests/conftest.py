@@ -16,6 +16,7 @@ import transformers
 from spiketext.data import TextSet, load
 from spiketext.models import SpikeBertConfig
 from spiketext.ops import kernels
+from spiketext.words import segment
 
 
 def missing(what: str) -> NoReturn:
@@ -118,6 +119,18 @@ def tiny_tokenizer(demo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     transformers.BertTokenizerFast(vocab=vocabulary, do_lower_case=True, model_max_length=512).save_pretrained(folder)
     return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_vectors(demo, tmp_path_factory) -> str:
+    """A file in GloVe's format: 8 dimensions for the words of the shipped reviews, every tenth left out."""
+    known = sorted({word for text in demo.splits["train"].texts for word in segment(text, "english")})
+    draw = torch.Generator().manual_seed(0)
+    lines = [f"{w} " + " ".join(f"{v:.3f}" for v in torch.randn(8, generator=draw).tolist())
+             for i, w in enumerate(known) if i % 10]  # fmt: skip
+    path = tmp_path_factory.mktemp("vectors") / "tiny.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -104,3 +104,33 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     more = reproduce.reproduce(folder, "tiny", seeds=2)["json"]["cells"]
     assert all(cell["seeds"] == [0, 1] for cell in more)
     assert [row["state"] for row in reproduce.listing(folder)] == ["4/4 cells"]
+
+
+def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(tiny_vectors, demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.tsv"
+    part = demo.splits["validation"]
+    lines = [f"{text}\t{label}" for text, label in zip(part.texts, part.labels, strict=True)]
+    own.write_text("text\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    small = "epochs = 1\nquiet = true\nmax_length = 16\nthreads = 1\n"
+    rows = "\n".join([
+        '[[rows]]\nrow = "tailored"\nkind = "train"\nrun = "tailored"\ncost_s = { demo = 3 }\n[rows.options]\n'
+        f'model = "tailored-textcnn"\nvectors = "{tiny_vectors}"\n{small}',
+        '[[rows]]\nrow = "converted"\nkind = "convert"\nfrom = "tailored"\nrun = "converted"\n[rows.options]\n'
+        'normalize = "data"\ntime_steps = 4',
+        '[[rows]]\nrow = "fine-tuned"\nkind = "train"\nfrom = "converted"\nrun = "tuned"\n'
+        f'paper = {{ demo = 75.45 }}\n[rows.options]\nmodel = "spiking-textcnn"\n{small}',
+    ])  # fmt: skip
+    folder = Path("experiments")
+    folder.mkdir()
+    (folder / "tiny.toml").write_text(f'title = "t"\nscale = "s"\ndata = ["demo", "{own}"]\nseeds = [0]\n{rows}\n')
+    done = reproduce.reproduce(folder, "tiny")
+    cells = {(cell["column"], cell["row"], cell["metric"]): cell for cell in done["json"]["cells"]}
+    spiking = [(row, metric) for row in ("converted", "fine-tuned") for metric in ("accuracy", "firing_rate")]
+    expected = {(data, *cell) for data in ("demo", str(own)) for cell in [("tailored", "accuracy"), *spiking]}
+    assert set(cells) == expected
+    assert all(cell["status"] == "done" and cell["test_reads"] == 1 for cell in cells.values())
+    assert cells["demo", "fine-tuned", "accuracy"]["paper"] == 75.45
+    assert cells[str(own), "fine-tuned", "accuracy"]["paper"] is None
+    assert done["table"].count("| fine-tuned |") == 2 and "test split of demo" in done["table"]
+    assert reproduce.reproduce(folder, "tiny")["json"]["cells"] == done["json"]["cells"]

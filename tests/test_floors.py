@@ -13,14 +13,27 @@ import spiketext
 
 PACKAGE = Path(spiketext.__file__).parent
 FLOORS = [
-    {"ops", "losses", "options", "runs", "augmentation", "tables", "machine", "figures", "meter", "values"},
-    {"neurons", "batching", "splits"},
+    {
+        "ops",
+        "losses",
+        "options",
+        "runs",
+        "augmentation",
+        "tables",
+        "machine",
+        "figures",
+        "meter",
+        "values",
+        "vectors",
+        "coding",
+    },
+    {"neurons", "batching", "splits", "words"},
     {"models", "datasets"},
     {"data", "precision"},
     {"corpora", "checkpoints"},
-    {"evaluation", "about"},
+    {"evaluation", "about", "wordmodels"},
     {"training", "counting"},
-    {"distillation", "energy", "audit"},
+    {"distillation", "conversion", "energy", "audit"},
     {"demo", "reproduce"},
     {"cli"},
 ]
@@ -72,7 +85,18 @@ def test_the_floor_of_numbers_needs_torch_only():
 
 
 def test_options_and_texts_start_without_torch():
-    for name in ("options", "tables", "splits", "datasets", "data", "augmentation", "runs", "cli"):
+    for name in (
+        "options",
+        "tables",
+        "splits",
+        "datasets",
+        "data",
+        "augmentation",
+        "runs",
+        "vectors",
+        "figures",
+        "cli",
+    ):
         tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):

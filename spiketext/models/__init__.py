@@ -1,6 +1,6 @@
 """Floor 2: the networks as Hugging Face classes. Importing this registers them with the Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from spiketext.models.spikebert import (
     PRESETS,
@@ -9,17 +9,39 @@ from spiketext.models.spikebert import (
     SpikeBertModel,
     initialise_from_teacher,
 )
+from spiketext.models.spiking_textcnn import (
+    SpikingTextCnnConfig,
+    SpikingTextCnnForSequenceClassification,
+    SpikingTextCnnModel,
+)
+from spiketext.models.textcnn import TAILORED, TextCnnConfig, TextCnnForSequenceClassification, TextCnnModel
 from spiketext.models.unrolling import unroll
+from spiketext.words import WordTokenizer
 
-AutoConfig.register("spikebert", SpikeBertConfig, exist_ok=True)
-AutoModel.register(SpikeBertConfig, SpikeBertModel, exist_ok=True)
-AutoModelForSequenceClassification.register(SpikeBertConfig, SpikeBertForSequenceClassification, exist_ok=True)
+for config, encoder, classifier in (
+    (SpikeBertConfig, SpikeBertModel, SpikeBertForSequenceClassification),
+    (TextCnnConfig, TextCnnModel, TextCnnForSequenceClassification),
+    (SpikingTextCnnConfig, SpikingTextCnnModel, SpikingTextCnnForSequenceClassification),
+):
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, encoder, exist_ok=True)
+    AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+    if encoder is not SpikeBertModel:
+        AutoTokenizer.register(config, slow_tokenizer_class=WordTokenizer, exist_ok=True)
 
 __all__ = [
     "PRESETS",
+    "TAILORED",
     "SpikeBertConfig",
     "SpikeBertForSequenceClassification",
     "SpikeBertModel",
+    "SpikingTextCnnConfig",
+    "SpikingTextCnnForSequenceClassification",
+    "SpikingTextCnnModel",
+    "TextCnnConfig",
+    "TextCnnForSequenceClassification",
+    "TextCnnModel",
+    "WordTokenizer",
     "initialise_from_teacher",
     "unroll",
 ]
