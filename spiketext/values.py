@@ -68,11 +68,11 @@ def read(x: Tensor, unit: float = 1.0) -> Values:
     probe = flat[:, :1]
     if not torch.equal(probe, probe.round()):
         low, high = (float(value) for value in flat.aminmax())
-        nonzero = torch.stack([torch.count_nonzero(step) for step in flat])[:, None].double().cpu()
+        nonzero = _sums((flat != 0).to(flat.dtype)).sum(1, keepdim=True)
         return Values(flat.numel(), nonzero, nonzero, low, high, False)
-    fired = int(torch.count_nonzero(flat))
-    if fired == int(torch.count_nonzero(flat == 1)):
+    if torch.equal(flat, flat * flat):  # zeros and ones are their own squares, and no other finite number is
         nonzero = _sums(flat)
+        fired = int(nonzero.sum())
         return Values(flat.numel(), nonzero, nonzero, float(fired == flat.numel()), float(fired > 0), True)
     low, high = (float(value) for value in flat.aminmax())
     nonzero = _sums((flat != 0).to(flat.dtype))
