@@ -13,8 +13,12 @@ How we differ: v1 of SpikeBERT prints U where U - thr is meant; SpikingJelly sub
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
+import os
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -25,6 +29,8 @@ from spiketext.ops.surrogate import DEFAULT_ALPHA, Surrogate, derivative, encode
 
 Reset = Literal["subtract", "zero"]
 Code = Literal["binary", "ternary", "integer"]
+MOST_TRITON_STEPS = 32  # its walk over time is unrolled, membranes are registers
+WIDEST_TRITON_ROW = 8192  # neurons that share a norm: one program holds them
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,8 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     State:    U[T] before its pending reset, so a sequence can be cut anywhere with equal spikes.
     Gradient: the surrogate through the threshold; none through the reset unless detach_reset=False.
     Options:  every field of `Neuron`, by name.  Equation: the head of this file.
-    Backend:  "cpp" (compiled, CPU, float32/float64), "torch" (tensor code), "reference"; None takes the first
-              that can run here.
+    Backend:  "cpp" (compiled, CPU, float32/float64, binary), "triton" (CUDA, T up to 32; half precision is summed in
+              float32), "torch" (tensor code), "reference"; None takes the first that can run here.
     Raises:   ValueError for a current without time axis, a state of another shape, an option out of range, T other
               than 1 with the integer code, or a backend that cannot run.
     """
@@ -135,17 +141,17 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     chosen = resolve_backend(backend, current, n)
     if chosen == "reference":
         return lif_reference(current, state, **neuron)
-    membrane = torch.zeros_like(current[0]) if state is None else state
-    if chosen == "cpp" and current.numel():
-        width = current.shape[-1] if current.dim() > 1 else 1
-        flat = current.reshape(current.shape[0], -1, 1, width)
-        spikes, last = _CompiledLIF.apply(flat, membrane.reshape(-1, 1, width), None, None, 0.0, n)
-        return spikes.view(current.shape), last.view(current.shape[1:])
-    return _FusedLIF.apply(current, membrane, n)
+    if chosen == "torch" or not current.numel():
+        return _FusedLIF.apply(current, torch.zeros_like(current[0]) if state is None else state, n)
+    width = current.shape[-1] if current.dim() > 1 else 1
+    flat = current.reshape(current.shape[0], -1, 1, width)
+    start = None if state is None else state.reshape(-1, 1, width)
+    spikes, last = _CompiledLIF.apply(flat, start, None, None, 0.0, n, _kernels(chosen))
+    return spikes.view(current.shape), last.view(current.shape[1:])
 
 
 def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: str | None = None, **neuron: Any):
-    """Layer normalisation and then `lif`, in one pass over memory where the compiled back end runs.
+    """Layer normalisation and then `lif`, in one pass over memory where a compiled back end runs.
 
     Shapes:  x [T, ..., D] with weight, bias [D], or x [T, ..., G, D] with weight, bias [G, D] (a norm of its own for
              each of G groups) -> spikes, the shape of x. Every sequence starts at rest.
@@ -161,41 +167,54 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
         raise ValueError(f"x must have a time axis and features, [T, ..., D]; got {list(x.shape)}")
     dtype = torch.promote_types(x.dtype, torch.promote_types(weight.dtype, bias.dtype))
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    if resolve_backend(backend, x, n) != "cpp" or not x.numel():
+    chosen = resolve_backend(backend, x, n)
+    fused = chosen == "cpp" or (chosen == "triton" and x.shape[-1] <= WIDEST_TRITON_ROW)
+    if not fused or not x.numel():
         current = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps) * weight + bias
         return lif(current, backend=backend, **neuron)[0]
     _check(x, None, n)
     groups = weight.shape[0] if weight.dim() == 2 else 1
     flat = x.reshape(x.shape[0], -1, groups, x.shape[-1])
-    return _CompiledLIF.apply(flat, None, weight, bias, eps, n)[0].view(x.shape)
+    return _CompiledLIF.apply(flat, None, weight, bias, eps, n, _kernels(chosen))[0].view(x.shape)
 
 
 def available_backends(current: Tensor, neuron: Neuron) -> list[str]:
-    """The back ends that can run this tensor and neuron, fastest first."""
-    if neuron.code == "integer":
-        return ["reference"]  # elementwise: nothing to fuse
-    compiled = (
-        current.device.type == "cpu"
-        and current.dtype in (torch.float32, torch.float64)
-        and neuron.code == "binary"
-        and neuron.detach_reset
-        and kernels.load() is not None
-    )
-    return ["cpp", "torch", "reference"] if compiled else ["torch", "reference"]
+    """The back ends that can run this tensor and neuron, fastest first (Triton's interpreter, for tests, is last)."""
+    kinds = ("triton", "cpp", "torch", "reference") if current.is_cuda else ("cpp", "torch", "reference", "triton")
+    return [kind for kind in kinds if _can_run(kind, current, neuron)]
 
 
 def resolve_backend(requested: str | None, current: Tensor, neuron: Neuron) -> str:
     """The back end that will run. Raises ValueError when the requested one cannot, naming those that can."""
     if requested in ("torch", "reference"):
         return requested if neuron.code != "integer" else "reference"
-    available = available_backends(current, neuron)
-    if requested is not None and requested not in available:
+    if requested is None:
+        return available_backends(current, neuron)[0]
+    if not _can_run(requested, current, neuron):
         through = "" if neuron.detach_reset else " with a gradient through the reset"
+        through += f" over {len(current)} steps" if len(current) > MOST_TRITON_STEPS else ""
         raise ValueError(
             f"backend {requested!r} cannot run a {neuron.code} neuron{through} on {current.device} in "
-            f"{current.dtype}; available here: {', '.join(available)}"
+            f"{current.dtype}; available here: {', '.join(available_backends(current, neuron))}"
         )
-    return requested or available[0]
+    return requested
+
+
+def _can_run(backend: str, current: Tensor, neuron: Neuron) -> bool:
+    if neuron.code == "integer":
+        return backend == "reference"  # elementwise: nothing to fuse
+    if backend == "triton":
+        interpreted = current.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+        return (current.is_cuda or interpreted) and current.shape[0] <= MOST_TRITON_STEPS and _triton_is_installed()
+    if backend == "cpp":
+        usual = current.device.type == "cpu" and current.dtype in (torch.float32, torch.float64)
+        return usual and neuron.code == "binary" and neuron.detach_reset and kernels.load() is not None
+    return backend in ("torch", "reference")
+
+
+@functools.cache
+def _triton_is_installed() -> bool:
+    return os.environ.get("SPIKETEXT_KERNELS") != "0" and importlib.util.find_spec("triton") is not None
 
 
 def _check(current: Tensor, state: Tensor | None, neuron: Neuron) -> None:
@@ -261,22 +280,28 @@ def _carry(membrane: Tensor, n: Neuron) -> Tensor | float:
     return n.beta - n.threshold * slope if n.reset_delay else n.beta * (1 - n.threshold * slope)
 
 
+def _kernels(chosen: str) -> ModuleType:
+    if chosen == "cpp":
+        return kernels
+    from spiketext.ops import lif_triton
+
+    return lif_triton
+
+
 class _CompiledLIF(torch.autograd.Function):
-    """Optional layer norm and LIF over x [T, N, G, D] by the compiled kernel; backward computes the membranes again."""
+    """Optional layer norm and LIF over x [T, N, G, D] by compiled kernels; backward computes the membranes again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps, n):
+    def forward(ctx: Any, x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps, n, kernels):
         x = x.contiguous()
         ctx.save_for_backward(x, state, weight, bias)
-        ctx.neuron, ctx.eps = n, eps
+        ctx.neuron, ctx.eps, ctx.kernels = n, eps, kernels
+        ctx.set_materialize_grads(False)
         return kernels.forward(x, state, weight, bias, eps, n)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor):
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None):
         _once()
         x, state, weight, bias = ctx.saved_tensors
-        with_state = state is not None
-        grad_x, grad_state, grad_weight, grad_bias = kernels.backward(
-            x, state, weight, bias, ctx.eps, ctx.neuron, grads[0].contiguous(), grads[1] if with_state else None
-        )
-        return grad_x, grad_state, grad_weight, grad_bias, None, None
+        grad_spikes = torch.zeros_like(x) if grad_spikes is None else grad_spikes.contiguous()
+        return *ctx.kernels.backward(x, state, weight, bias, ctx.eps, ctx.neuron, grad_spikes, grad_last), *[None] * 3
