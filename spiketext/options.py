@@ -121,6 +121,21 @@ class DistillOptions(DistillationOptions, DataOptions):
     p_ngram: float = _option(0.25, "chance that a text is cut to a random n-gram, n from 1 to 5")
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """What can be asked of a benchmark."""
+
+    scale: str = _option("short", "tiny (only shows that it runs), short (a minute or two) or full")
+    repeats: int = _option(0, "turns of each candidate; 0: the benchmark's own number")
+    threads: int = _option(0, "threads of the computation; 0: all cores")
+    model: str | None = _option(None, "folder of a spiking classifier, where a benchmark can use a trained one")
+    teacher: str | None = _option(None, "folder of a dense classifier, its teacher")
+    data: str = _option("sst2", "the set whose texts are read")
+    data_dir: str | None = _option(None, "folder of the built-in sets; default: SPIKETEXT_DATA")
+    split: str = _option("validation", "the part of the set whose texts are timed; a reading of test is logged")
+    limit: int = _option(0, "read only so many texts; 0: as many as the scale says")
+
+
 def describe(options: Any) -> dict[str, Any]:
     """The fields of an options object, by name."""
     return {f.name: getattr(options, f.name) for f in fields(options)}

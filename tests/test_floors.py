@@ -21,7 +21,7 @@ FLOORS = [
     {"evaluation", "about"},
     {"training"},
     {"distillation"},
-    {"demo", "reproduce"},
+    {"bench", "demo", "reproduce"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
