@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers import BertConfig, BertForSequenceClassification
 
 from spiketext.distillation import Alignment, Distillation, pairs_of
@@ -94,9 +95,10 @@ class Step:
 
     def __call__(self, batch: dict[str, Tensor]) -> None:
         self.forward(batch).backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        with record_function("optimiser"):
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
 
     def saved_bytes(self, batch: dict[str, Tensor]) -> int:
         """Bytes that one forward pass keeps for backward: unique storages, without the weights."""
