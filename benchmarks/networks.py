@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import resource
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,6 +98,7 @@ class Step:
         return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
     def __call__(self, batch: dict[str, Tensor]) -> None:
+        """Change the weights by next to nothing, so that every step is the same work."""
         self.forward(batch).backward()
         with record_function("optimiser"):
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -145,6 +150,15 @@ def distillation(model: Any, dense: Any, tokenizer: Any = READS) -> Distillation
     options = DistillOptions()
     pairs = pairs_of(options, model.config.num_hidden_layers, dense.config.num_hidden_layers)
     return Distillation(model, dense, tokenizer, Alignment(pairs, model.config.hidden_size, dense), options)
+
+
+def resident_peak() -> float:
+    """The most memory that this process has held, in MiB. (What getrusage says can be the parent's, on Linux.)"""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 2**10  # type: ignore[index]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def copy_bandwidth(mebibytes: int = 256) -> Callable[[], Any]:

@@ -14,7 +14,6 @@ its seconds / those of the same step with kernels and kept memory.
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,10 +23,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.networks import Step, batch_of, distillation, rate_of, student, teacher
+from benchmarks.networks import Step, batch_of, distillation, rate_of, resident_peak, student, teacher
 from spiketext import checkpoints
 from spiketext.batching import LengthBuckets
-from spiketext.bench import Row, Say, Worker, measure, serve
+from spiketext.bench import Row, Say, elsewhere, measure, serve
 from spiketext.data import load
 from spiketext.distillation import augmenter
 from spiketext.machine import keep_memory
@@ -78,11 +77,8 @@ def _case(settings: dict[str, Any], names: list[str], options: BenchOptions, say
         for name in names:
             kernels, kept = VARIANTS[name]
             own = {**settings, "keep": kept, "threads": torch.get_num_threads()}
-            if options.scale == "tiny":
-                ask[name] = worker(own)
-            else:
-                environment = {"SPIKETEXT_KERNELS": None if kernels else "0", "THP_MEM_ALLOC_ENABLE": None}
-                ask[name] = processes.enter_context(Worker(__name__, own, environment)).ask
+            environment = {"SPIKETEXT_KERNELS": None if kernels else "0", "THP_MEM_ALLOC_ENABLE": None}
+            ask[name] = processes.enter_context(elsewhere(worker, own, environment, options.scale == "tiny"))
         about = {name: answer("about") for name, answer in ask.items()}
         work = {name: lambda answer=answer: answer("step") for name, answer in ask.items()}
         samples = measure(work, options.repeats or TURNS[options.scale], warm=1)
@@ -129,7 +125,7 @@ def worker(settings: dict[str, Any]) -> Callable[[Any], Any]:
             return {"saved_mib": step.saved_bytes(batch) / 2**20, "firing_rate": rate_of(model, batch),
                     "tokens": int(batch["attention_mask"].sum())}  # fmt: skip
         if question == "resident":
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+            return resident_peak()
         return one() if question == "step" else parts_of(one)
 
     return answer

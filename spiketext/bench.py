@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,21 @@ class Worker:
             self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def elsewhere(
+    build: Callable[[Any], Callable[[Any], Any]],
+    settings: dict[str, Any],
+    environment: dict[str, str | None],
+    here: bool = False,
+) -> Iterator[Callable[[Any], Any]]:
+    """What `build(settings)` answers, from a Worker of the module that build stands in; here: from this process."""
+    if here:
+        yield build(settings)
+    else:
+        with Worker(build.__module__, settings, environment) as worker:
+            yield worker.ask
 
 
 def serve(build: Callable[[Any], Callable[[Any], Any]]) -> None:
