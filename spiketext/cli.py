@@ -15,7 +15,15 @@ from typing import Any, get_type_hints
 
 from spiketext import __version__
 from spiketext.machine import keep_memory
-from spiketext.options import ConvertOptions, DataOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.options import (
+    BenchOptions,
+    ConvertOptions,
+    DataOptions,
+    DistillOptions,
+    PretrainOptions,
+    TeacherOptions,
+    TrainOptions,
+)
 
 STAGES: dict[str, tuple[str, type, str, str]] = {
     "teacher": ("training", TeacherOptions, "fine-tune a BERT-type teacher on labelled texts",
@@ -94,6 +102,12 @@ def build_parser() -> argparse.ArgumentParser:
         counted.add_argument("--limit", type=int, default=texts, help=texts_help)
         counted.add_argument("--batch-size", type=int, default=32, help="texts at once")
         _add_fields(counted, DataOptions)
+    bench = command("bench", _bench, "measure speed and memory, or list what can be measured",
+                    "spiketext bench linear neuron")  # fmt: skip
+    bench.add_argument("names", nargs="*", metavar="NAME", help="names of benchmarks, or list; all when none is given")
+    bench.add_argument("--folder", default="benchmarks", help="where the scripts are")
+    bench.add_argument("--out", help="folder of the JSON results; default: results in that folder")
+    _add_fields(bench, BenchOptions)
     reproduce = command("reproduce", _reproduce, "run an experiment of experiments/, or list them",
                         "spiketext reproduce sst2")  # fmt: skip
     reproduce.add_argument("names", nargs="+", metavar="NAME", help="names of experiments, or list")
@@ -337,3 +351,18 @@ def _reproduce(args: argparse.Namespace) -> None:
     for name in args.names:
         result = reproduce(folder, name, args.data_dir, args.seeds, say=lambda text: print(text, file=sys.stderr))
         print(json.dumps(result["json"]) if args.json else result["table"])
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from spiketext.bench import bench, listing
+
+    folder = Path(args.folder)
+    known = listing(folder)
+    if args.names == ["list"]:
+        _show(known, args, lambda: "\n".join(f"{r['name']:<18} {r['state']:<9} {r['title']}" for r in known))
+        return
+    options = options_from(BenchOptions, args)
+    for name in args.names or [row["name"] for row in known]:
+        result = bench(folder, name, options, Path(args.out) if args.out else None,
+                       say=lambda text: print(text, file=sys.stderr))  # fmt: skip
+        print(json.dumps(result["json"]) if args.json else result["table"] + "\n")

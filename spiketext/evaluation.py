@@ -223,7 +223,7 @@ def evaluate(
     if steps is not None:
         result |= {"confidence": confidence, "mean_steps": float(steps.mean())}
     if split == "test":
-        result["test_reads"] = _note_test_reading(Path(model), result)
+        result["test_reads"] = note_test_reading(Path(model), result)
     return result
 
 
@@ -250,7 +250,7 @@ def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: 
     return np.asarray([names.index(text_set.labels[int(label)]) for label in part.labels])
 
 
-def _note_test_reading(folder: Path, result: dict[str, Any]) -> int:
+def note_test_reading(folder: Path, result: dict[str, Any]) -> int:
     """Append this reading of a test split to the model's folder; how often that split was read by now."""
     log = folder / "test_reads.jsonl"
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "data": result["data"],

@@ -149,3 +149,18 @@ class ConvertOptions(DataOptions):
     beta: float = _option(1.0, "share of the membrane kept at a step; a rate is an activation at 1 only")
     threshold: float = _option(1.0, "membrane at which a neuron fires")
     seed: int = _option(0, "of the Poisson spikes")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What can be asked of a benchmark."""
+
+    scale: str = _option("short", "tiny (only shows that it runs), short (a minute or two) or full")
+    repeats: int = _option(0, "turns of each candidate; 0: the benchmark's own number")
+    threads: int = _option(0, "threads of the computation; 0: all cores")
+    model: str | None = _option(None, "folder of a spiking classifier, where a benchmark can use a trained one")
+    teacher: str | None = _option(None, "folder of a dense classifier, its teacher")
+    data: str = _option("sst2", "the set whose texts are read")
+    data_dir: str | None = _option(None, "folder of the built-in sets; default: SPIKETEXT_DATA")
+    split: str = _option("validation", "the part of the set whose texts are timed; a reading of test is logged")
+    limit: int = _option(0, "read only so many texts; 0: as many as the scale says")

@@ -34,7 +34,7 @@ FLOORS = [
     {"evaluation", "about", "wordmodels"},
     {"training", "counting"},
     {"distillation", "conversion", "energy", "audit"},
-    {"demo", "reproduce"},
+    {"bench", "demo", "reproduce"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,146 @@
+"""How cost grows: a training step in T, L, D and B, memory over a corpus, and what 3 billion words would take.
+
+Curves: one of T, L, D, B changes, the others stay; a step of ours without a teacher (forward, backward, AdamW) on
+random ids, 6 blocks. `ratio` is seconds / those of the curve's first point, `per_unit` that ratio / the growth of the
+letter: 1 is proportional, below 1 something is shared. The word embedding (30,522 x D) is in every step.
+
+Memory: the resident peak above that before reading, in a process of its own for each corpus and reader: `sentences`
+alone, and `passages`, which stage 1 calls. `ratio` is growth / size of the corpus: 0 is flat.
+
+Stage 1 on 3 billion words: operations and bytes are computed from the shapes, the time from the measured step of stage
+1 on this machine and no other. The tokens of a word are counted on texts that we ship.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.networks import READS, Labels, Step, batch_of, resident_peak, student, teacher
+from spiketext import checkpoints
+from spiketext.bench import Row, Say, elsewhere, measure, serve
+from spiketext.corpora import sentences
+from spiketext.data import load
+from spiketext.distillation import Alignment, Distillation, pairs_of, passages
+from spiketext.options import BenchOptions, PretrainOptions
+
+BASE = {"T": 4, "L": 32, "D": 384, "B": 16}
+CURVES = {"T": (1, 2, 4, 8), "L": (16, 32, 64, 128, 256), "D": (192, 384, 768), "B": (8, 16, 32, 64)}
+TINY = {"T": (1, 2), "L": (4, 8), "D": (32, 48), "B": (1, 2)}
+TURNS = {"tiny": 1, "short": 2, "full": 5}
+CORPORA = {"tiny": (1,), "short": (50, 200), "full": (50, 200)}  # MB
+WORDS = 3_000_000_000
+SENTENCE = "The {} reader of number {} takes a line, cuts it after the stop and gives every sentence away at once. "
+
+
+def run(options: BenchOptions, say: Say) -> list[Row]:
+    """Rows: the points of four curves, the readers, stage 1 on WORDS words."""
+    tiny = options.scale == "tiny"
+    turns = options.repeats or TURNS[options.scale]
+    rows: list[Row] = []
+    for letter, points in (TINY if tiny else CURVES).items():
+        say(f"scale: {letter} in {points}")
+        rows += _curve(letter, points, {"T": 2, "L": 8, "D": 32, "B": 2} if tiny else BASE, turns)
+    for size in CORPORA[options.scale]:
+        say(f"scale: a corpus of {size} MB")
+        rows += _memory(size)
+    return rows + stage_one(6, 384, tiny, turns, say)
+
+
+def _curve(letter: str, points: tuple[int, ...], base: dict[str, int], turns: int) -> list[Row]:
+    layers = 6 if base["D"] >= 192 else 1
+    work, sizes = {}, {}
+    for point in points:
+        at = base | {letter: point}
+        step, batch = Step(Labels(student(layers, at["D"], time_steps=at["T"]))), batch_of(at["B"], at["L"])
+        sizes[f"{point}"] = at
+        work[f"{point}"] = lambda step=step, batch=batch: step(batch)
+    samples = measure(work, turns, warm=0)
+    first = f"{points[0]}"
+    rows = []
+    for name, at in sizes.items():
+        row = samples.row(name, first, table="cost of a step", curve=letter, **at)
+        rows.append(row | {"tokens_per_s": at["B"] * at["L"] / row["seconds"],
+                           "per_unit": row["ratio"] * points[0] / at[letter]})  # fmt: skip
+    return rows
+
+
+def _memory(megabytes: int) -> list[Row]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "corpus.txt"
+        with path.open("w", encoding="utf-8") as stream:
+            number = written = 0
+            while written < megabytes * 10**6:
+                line = "".join(SENTENCE.format(number % 97, number + i) for i in range(4)) + "\n"
+                number += 4
+                written += stream.write(line)
+        for which in ("sentences", "passages"):
+            settings = {"corpus": str(path), "reader": which}
+            with elsewhere(reader, settings, {"OMP_NUM_THREADS": "1"}, here=megabytes < 10) as ask:
+                found = ask("read")
+            rows.append({"table": "memory over a corpus", "corpus_mb": megabytes, "reader": which, **found,
+                         "ratio": found["growth_mib"] * 2**20 / path.stat().st_size})  # fmt: skip
+    return rows
+
+
+def reader(settings: dict[str, str]) -> Callable[[Any], Row]:
+    """The process that reads a corpus: sentences, seconds, and growth of its resident peak in MiB."""
+    tokenizer = checkpoints.load_tokenizer("minilm") if settings["reader"] == "passages" else None
+
+    def answer(question: Any) -> Row:
+        before, started = resident_peak(), time.perf_counter()
+        if tokenizer is None:
+            count = sum(1 for _ in sentences(settings["corpus"]))
+        else:
+            count = len(passages(settings["corpus"], tokenizer, 10_000, 64)[0])
+        return {"sentences": count, "seconds": time.perf_counter() - started, "growth_mib": resident_peak() - before}
+
+    return answer
+
+
+def stage_one(layers: int, width: int, tiny: bool, turns: int, say: Say) -> list[Row]:
+    """What stage 1 takes for WORDS words at B 32, L 32: operations, bytes, and seconds here."""
+    layers, width, texts, length = (1, 32, 2, 8) if tiny else (layers, width, 32, 32)
+    say(f"scale: a step of stage 1, {layers}x{width}")
+    model, dense = student(layers, width), teacher(layers, width)
+    options = PretrainOptions()
+    alignment = Alignment(pairs_of(options, layers, layers), width, dense)
+    step = Step(Distillation(model.spikebert, dense.base_model, READS, alignment, options))
+    batch = batch_of(texts, length)
+    saved = step.saved_bytes(batch) / (texts * length)
+    samples = measure({"step": lambda: step(batch)}, turns, warm=0)
+    per_second = texts * length / samples.median("step")
+    words = tokens_per_word()
+    tokens = WORDS * words
+    block, steps = 12 * width**2 * layers, model.config.time_steps
+    products = {"student": 3 * steps * block, "teacher": block, "alignment": 3 * (layers + 1) * width**2}
+    weights = sum(p.numel() for p in step.parameters)
+    updates = tokens / (options.batch_size * length)
+    row: Row = {"table": f"stage 1 on {WORDS:,} words", "size": f"{layers}x{width}, T {steps}",
+                "tokens_per_word": words, "tokens": tokens,
+                "multiply_adds": tokens * sum(products.values()),
+                **{f"of_{name}": tokens * each for name, each in products.items()},
+                "text_bytes": 6.0 * WORDS, "saved_bytes_per_token": saved, "saved_bytes": saved * tokens,
+                "optimiser_updates": updates, "optimiser_bytes": 28.0 * weights * updates,
+                "tokens_per_s": per_second, "seconds": tokens / per_second,
+                "days": tokens / per_second / 86400}  # fmt: skip
+    return [row]
+
+
+def tokens_per_word() -> float:
+    """Pieces of MiniLM's tokenizer for each word of the shipped reviews; BERT's usual 1.3 where it is not installed."""
+    try:
+        tokenizer = checkpoints.load_tokenizer("minilm")
+    except FileNotFoundError:
+        return 1.3
+    texts = load("demo").splits["train"].texts
+    pieces = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return pieces / sum(len(text.split()) for text in texts)
+
+
+if __name__ == "__main__":
+    serve(reader)
