@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from spiketext import checkpoints
+from spiketext.about import machine
 from spiketext.batching import TextRows
 from spiketext.bench import Row, Samples, Say, absent, elsewhere, installed, measure, serve
 from spiketext.data import load
@@ -96,7 +97,7 @@ def networks(ours: Any, dense: Any, options: BenchOptions) -> tuple[dict[str, An
         short = checkpoints.load_classifier(options.model, time_steps=steps)
         found[f"ours, T = {steps}"] = _buckets(short, mine)
     missing: dict[str, str] = {}
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    if machine()["bf16"]:
         found |= {"dense BERT, bf16": _buckets(dense, theirs, True), "ours, bf16": _buckets(ours, mine, True)}
     else:
         missing |= dict.fromkeys(("dense BERT, bf16", "ours, bf16"), "this processor does not compute in bf16")

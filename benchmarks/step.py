@@ -7,8 +7,9 @@ model's; with --model and --teacher the trained ones are taken.
 
 The parts come from one profiled step of each variant, by torch.profiler: each operator's own time goes to data, teacher
 or optimiser where it runs inside of these, else to matrix products, spike sums, neurons and norms, or the rest;
-`outside operators` is Python. `ratio` of a part is its seconds / the matrix products of that step. `ratio` of a step is
-its seconds / those of the same step with kernels and kept memory.
+`outside operators` is Python. `ratio` of a part is its seconds / the matrix products of that step; `everything else` is
+what is neither product nor sum (the teacher and the data are in it). `ratio` of a step is its seconds / those of the
+same step with kernels and kept memory.
 """
 
 from __future__ import annotations
@@ -95,7 +96,19 @@ def _case(settings: dict[str, Any], names: list[str], options: BenchOptions, say
                    "share": seconds / found["step"], "ratio": seconds / products, "against": "matrix products"}
                   for part, seconds in found.items() if part != "largest"]  # fmt: skip
         parts[-1]["largest of the rest"] = found["largest"]
-    return steps, parts
+    return steps, parts + _summary(size, profiles)
+
+
+def _summary(size: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
+    """Of each profiled step: what is neither product nor sum, and the whole against the products without kernels."""
+    rows = []
+    dense = next((found["matrix products"] for name, found in profiles.items() if name.startswith("no kernels")), None)
+    for name, found in profiles.items():
+        both = found["matrix products"] + found["spike sums"]
+        rows.append({"table": "everything else", "size": size, "variant": name, "against": "products and sums",
+                     "seconds": found["step"] - both, "ratio": (found["step"] - both) / both,
+                     "step / products without kernels": dense and found["step"] / dense})  # fmt: skip
+    return rows
 
 
 def worker(settings: dict[str, Any]) -> Callable[[Any], Any]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from benchmarks.networks import Labels, Step, batch_of, inputs_of, rate_of, student
+from spiketext.about import machine
 from spiketext.bench import Row, Say, absent, installed, measure
 from spiketext.ops import presets
 from spiketext.options import BenchOptions
@@ -41,7 +40,7 @@ def _size(layers: int, width: int, texts: int, length: int, options: BenchOption
     same = check(model, inputs_of(batch_of(2, min(length, 16))))
     batch = batch_of(texts, length)
     rate = rate_of(model, batch_of(2, length))
-    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    bf16 = machine()["bf16"]
     networks: dict[str, Any] = {"SpikingJelly": Labels(PlainSpikeBert(model)), "ours": Labels(model)}
     steps = {f"{name}, float32": Step(network) for name, network in networks.items()}
     if bf16:

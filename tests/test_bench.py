@@ -67,6 +67,15 @@ def test_a_benchmark_writes_whole_rows(name, tiny_model, tiny_teacher, tmp_path,
     assert name in result["table"] and "torch" in result["table"]
 
 
+def test_a_processor_with_bf16_gets_its_rows(tiny_model, tiny_teacher, tmp_path, monkeypatch, spikingjelly):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    options = BenchOptions(scale="tiny", data="demo", model=tiny_model, teacher=tiny_teacher)
+    for name in ("step-spikingjelly", "inference"):
+        rows = bench.bench(FOLDER, name, options, tmp_path)["json"]["rows"]
+        assert any("bf16" in str(row.get("network")) and row["seconds"] for row in rows)
+        assert not any(row.get("note") for row in rows)
+
+
 def test_a_reading_of_the_test_split_for_speed_is_logged_too(tiny_model, tiny_teacher, tmp_path):
     options = BenchOptions(scale="tiny", data="demo", model=tiny_model, teacher=tiny_teacher, split="test")
     bench.bench(FOLDER, "inference", options, tmp_path)
