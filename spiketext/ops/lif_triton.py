@@ -7,6 +7,7 @@ nothing else. Memory may be float16, bfloat16, float32 or float64; sums are in f
 
 The neuron is a constant of the kernel: another threshold is another kernel, compiled in seconds and then cached.
 Where TRITON_INTERPRET=1 is set before the first use, Triton's interpreter runs the kernels on CPU tensors: for tests.
+SPIKETEXT_KERNELS=0 turns this back end off, as it does the one of C++.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ def _forward(
         u = _step(current, u, n)
         tl.store(spikes + here, _fires(u, n), mask=mask)
         here += neurons
-    tl.store(last + at, u, mask=mask)
+    if last is not None:
+        tl.store(last + at, u, mask=mask)
 
 
 @jit
@@ -191,12 +193,12 @@ def _backward(
 
 def forward(
     x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron
-) -> tuple[Tensor, Tensor]:
-    """x [T, N, G, D], state [N, G, D], weight and bias [G, D] -> spikes [T, N, G, D], last membrane [N, G, D]."""
-    spikes, last = torch.empty_like(x), torch.empty_like(x[0])
+) -> tuple[Tensor, Tensor | None]:
+    """x [T, N, G, D], state [N, G, D] or weight, bias [G, D] -> spikes [T, N, G, D], last membrane without a norm."""
+    spikes, last = torch.empty_like(x), torch.empty_like(x[0]) if weight is None else None
     rows, groups, plan = _plan(x, weight, eps, n)
     with torch.cuda.device_of(x):
-        _forward[(rows * groups,)](x, *_contiguous(state, weight, bias), spikes, last, last.numel(), groups, **plan)
+        _forward[(rows * groups,)](x, *_contiguous(state, weight, bias), spikes, last, x[0].numel(), groups, **plan)
     return spikes, last
 
 
