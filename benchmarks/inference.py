@@ -5,15 +5,15 @@ in the order of the file. Latency: one text after the other, median and 95th per
 the dense BERT in float32 with buckets; a factor row compares ours with one thing changed to ours. Accuracy is that on
 the timed texts; `agrees` is the share of equal predictions with the same network in float32.
 
-int8: weights and, text by text, activations of every Linear by torch.ao's dynamic quantisation; bf16: autocast, only
-where the processor computes in it. SpikingJelly's LIFNode takes beta * threshold at a soft reset: where the model has
-one its speed counts, its accuracy is that of another neuron.
+int8: weights and, at every call, activations of every Linear (`to_precision`); bf16: autocast, only where the processor
+computes in it. "stops at 90 %": a text leaves at the first time step that is so sure of its label (`anytime_logits`),
+with the mean number of steps beside it. SpikingJelly's LIFNode takes beta * threshold at a soft reset: where the model
+has one its speed counts, its accuracy is that of another neuron.
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
@@ -22,20 +22,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from spiketext import checkpoints
 from spiketext.about import machine
 from spiketext.batching import TextRows
 from spiketext.bench import Row, Samples, Say, absent, elsewhere, installed, measure, serve
 from spiketext.data import load
-from spiketext.evaluation import labels_for, logits_of, longest, model_inputs, note_test_reading
-from spiketext.neurons import SpikeLinear
+from spiketext.evaluation import anytime_logits, labels_for, logits_of, longest, model_inputs, note_test_reading
+from spiketext.models.streaming import Stepper
 from spiketext.options import BenchOptions
+from spiketext.precision import to_precision
 
 TURNS = {"tiny": 1, "short": 3, "full": 5}
 TEXTS = {"tiny": 8, "short": 192, "full": 1 << 30}
 SINGLES = {"tiny": 3, "short": 40, "full": 200}
+CONFIDENCES = (0.8, 0.9, 0.97)
 DENSE, OURS = "dense BERT, float32", "ours, float32"
 Answer = Callable[[list[str]], np.ndarray]
 
@@ -74,6 +75,10 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
         say("inference: single texts")
         single = latency(answers, texts, SINGLES[options.scale])
     rows = [_throughput(name, samples, guesses, truth, count) for name in everything]
+    mine = checkpoints.load_tokenizer(options.model)
+    for confidence in CONFIDENCES:
+        row = next(row for row in rows if row["network"] == f"ours, stops at {confidence:.0%}")
+        row["mean_steps"] = float(anytime_logits(Stepper(ours), mine, texts, confidence=confidence)[1].mean())
     rows += [absent(reason, table="throughput", network=name) for name, reason in reasons.items()]
     rows += [{"table": "factors of ours", "changed": name.removeprefix("ours, ")} | samples.ratio(name, OURS)
              for name in everything if name.startswith("ours") and name != OURS]  # fmt: skip
@@ -91,11 +96,17 @@ def networks(ours: Any, dense: Any, options: BenchOptions) -> tuple[dict[str, An
     """Every network in length buckets by name, and the reason why one is missing."""
     assert options.model and options.teacher
     mine, theirs = checkpoints.load_tokenizer(options.model), checkpoints.load_tokenizer(options.teacher)
-    found = {DENSE: _buckets(dense, theirs), "dense BERT, int8": _buckets(quantised(dense), theirs)}
-    found |= {OURS: _buckets(ours, mine), "ours, int8": _buckets(quantised(ours), mine)}
+    found = {
+        DENSE: _buckets(dense, theirs),
+        "dense BERT, int8": _buckets(to_precision(copy.deepcopy(dense), "int8"), theirs),
+    }
+    found |= {OURS: _buckets(ours, mine), "ours, int8": _buckets(to_precision(copy.deepcopy(ours), "int8"), mine)}
     for steps in range(1, ours.config.time_steps):
         short = checkpoints.load_classifier(options.model, time_steps=steps)
         found[f"ours, T = {steps}"] = _buckets(short, mine)
+    stepper = Stepper(ours)
+    for confidence in CONFIDENCES:
+        found[f"ours, stops at {confidence:.0%}"] = _anytime(stepper, mine, confidence)
     missing: dict[str, str] = {}
     if machine()["bf16"]:
         found |= {"dense BERT, bf16": _buckets(dense, theirs, True), "ours, bf16": _buckets(ours, mine, True)}
@@ -130,6 +141,10 @@ def _buckets(network: Any, tokenizer: Any, bf16: bool = False) -> Answer:
     return answer
 
 
+def _anytime(stepper: Stepper, tokenizer: Any, confidence: float) -> Answer:
+    return lambda texts: anytime_logits(stepper, tokenizer, texts, confidence=confidence)[0]
+
+
 def _in_order(network: Any, tokenizer: Any) -> Answer:
     network.eval()
 
@@ -143,20 +158,6 @@ def _in_order(network: Any, tokenizer: Any) -> Answer:
         return np.concatenate(found)
 
     return answer
-
-
-def quantised(network: nn.Module) -> nn.Module:
-    """A copy with the weights of every Linear in int8."""
-    changed = copy.deepcopy(network).eval()
-    for module in list(changed.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, SpikeLinear):
-                plain = nn.Linear(child.in_features, child.out_features)
-                plain.load_state_dict(child.state_dict())
-                setattr(module, name, plain)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.ao's successor is a package of its own
-        return torch.ao.quantization.quantize_dynamic(changed, {nn.Linear}, dtype=torch.qint8)
 
 
 def latency(answers: dict[str, Answer], texts: list[str], count: int) -> Samples:

@@ -135,7 +135,7 @@ def logits_of(
 
 
 def anytime_logits(
-    model: PreTrainedModel,
+    stepper: Stepper,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     pairs: Sequence[str] | None = None,
@@ -143,15 +143,15 @@ def anytime_logits(
     confidence: float = 0.9,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `logits_of`, each text only for as many steps as it needs to be that sure: logits [N, K], steps used [N].
+    """As `logits_of` of the stepper's model, each text only for as many steps as it needs to be that sure: logits [N, K], steps used [N].
 
-    Raises ValueError for a confidence that is no probability or a model that cannot stop early (see `Stepper`).
+    Raises ValueError for a confidence that is no probability.
     """
     if not 0 <= confidence <= 1:
         raise ValueError(f"confidence: expected a probability, got {confidence}")
-    stepper = Stepper(model)
-    rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
-    answers, steps = np.empty((len(texts), len(label_names(model))), dtype=np.float32), np.empty(len(texts), dtype=int)
+    rows = TextRows(texts, tokenizer, longest(stepper.model, tokenizer), pairs)
+    answers = np.empty((len(texts), len(label_names(stepper.model))), dtype=np.float32)
+    steps = np.empty(len(texts), dtype=int)
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
     for numbers, batch in rows.batches(batch_size):
         logits, used = stepper(model_inputs(tokenizer, batch), confidence)
@@ -204,7 +204,8 @@ def evaluate(
     counter = RateCounter()
     steps = None
     if confidence is not None:
-        answers, steps = anytime_logits(network, tokenizer, part.texts, part.pairs, batch_size, confidence, progress)
+        stepper = Stepper(network)
+        answers, steps = anytime_logits(stepper, tokenizer, part.texts, part.pairs, batch_size, confidence, progress)
     else:
         with counter.counting(network):
             answers = logits_of(network, tokenizer, part.texts, part.pairs, batch_size, counter, progress)

@@ -78,7 +78,7 @@ def test_the_path_is_chosen_by_rate_and_size(compiled, monkeypatch):
     weight, taken = torch.randn(8, 70), []
     real = kernels.spike_linear
     monkeypatch.setattr(kernels, "spike_linear", lambda *arguments: taken.append(1) or real(*arguments))
-    for rows, rate, sums in ((200, 0.1, 1), (200, 0.9, 0), (room.FEWEST_ROWS - 1, 0.1, 0)):
+    for rows, rate, sums in ((600, 0.1, 1), (600, 0.9, 0), (room.FEWEST_ROWS - 1, 0.1, 0)):
         taken.clear()
         spike_linear(spikes_of(rows, 70, rate, torch.float32), weight)
         assert len(taken) == sums

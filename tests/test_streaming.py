@@ -55,7 +55,7 @@ def test_a_second_call_starts_at_rest(model, batch):
 
 def test_logits_come_in_the_order_of_the_texts(model, tiny_tokenizer, demo):
     texts = demo.splits["test"].texts[:10]
-    answers, steps = anytime_logits(model, tiny_tokenizer, texts, batch_size=3, confidence=1.0)
+    answers, steps = anytime_logits(Stepper(model), tiny_tokenizer, texts, batch_size=3, confidence=1.0)
     assert steps.tolist() == [4] * 10
     assert abs(answers - logits_of(model, tiny_tokenizer, texts)).max() < 1e-5
 

@@ -11,11 +11,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm
 from transformers import PreTrainedModel
 
 from spiketext.neurons import NormLIF
-from spiketext.ops import lif
+from spiketext.ops import norm_lif_from
 
 
 class SteppedNormLIF(NormLIF):
@@ -26,8 +25,8 @@ class SteppedNormLIF(NormLIF):
     def forward(self, x: Tensor) -> Tensor:
         """One step: x [1, B, L, ...] -> spikes in x's dtype."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        current = layer_norm(x.to(dtype), x.shape[-1:], eps=self.eps) * self.weight.to(dtype) + self.bias.to(dtype)
-        spikes, self.membrane = lif(current, self.membrane, **self.neuron)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        spikes, self.membrane = norm_lif_from(x.to(dtype), self.membrane, weight, bias, self.eps, **self.neuron)
         return spikes.to(x.dtype)
 
 

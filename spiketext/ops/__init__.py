@@ -1,6 +1,15 @@
 """Floor 0: the neuron, and what reads its spikes, as functions of tensors."""
 
-from spiketext.ops.lif import Neuron, available_backends, lif, lif_reference, norm_lif, presets
+from spiketext.ops.lif import Neuron, available_backends, lif, lif_reference, norm_lif, norm_lif_from, presets
 from spiketext.ops.linear import spike_linear
 
-__all__ = ["Neuron", "available_backends", "lif", "lif_reference", "norm_lif", "presets", "spike_linear"]
+__all__ = [
+    "Neuron",
+    "available_backends",
+    "lif",
+    "lif_reference",
+    "norm_lif",
+    "norm_lif_from",
+    "presets",
+    "spike_linear",
+]

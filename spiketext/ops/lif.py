@@ -157,6 +157,17 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
              each of G groups) -> spikes, the shape of x. Every sequence starts at rest.
     Definition: `lif(layer_norm(x) * weight + bias)[0]`. Options, dtype, gradient and errors: see `lif`.
     """
+    return norm_lif_from(x, None, weight, bias, eps, backend=backend, **neuron)[0]
+
+
+def norm_lif_from(
+    x: Tensor, state: Tensor | None, weight: Tensor, bias: Tensor, eps: float, *, backend: str | None = None,
+    **neuron: Any,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`norm_lif` that goes on from a state, the shape of one step of x, in the dtype of the norm; and the state after.
+
+    Definition: `lif(layer_norm(x) * weight + bias, state)`.
+    """
     n = Neuron(**neuron)
     if weight.shape != bias.shape or weight.dim() not in (1, 2) or weight.shape != x.shape[x.dim() - weight.dim() :]:
         raise ValueError(
@@ -171,11 +182,13 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
     fused = chosen == "cpp" or (chosen == "triton" and x.shape[-1] <= WIDEST_TRITON_ROW)
     if not fused or not x.numel():
         current = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps) * weight + bias
-        return lif(current, backend=backend, **neuron)[0]
-    _check(x, None, n)
+        return lif(current, state, backend=backend, **neuron)
+    _check(x, state, n)
     groups = weight.shape[0] if weight.dim() == 2 else 1
     flat = x.reshape(x.shape[0], -1, groups, x.shape[-1])
-    return _CompiledLIF.apply(flat, None, weight, bias, eps, n, _kernels(chosen))[0].view(x.shape)
+    start = None if state is None else state.reshape(flat.shape[1:])
+    spikes, last = _CompiledLIF.apply(flat, start, weight, bias, eps, n, _kernels(chosen))
+    return spikes.view(x.shape), last.view(x.shape[1:])
 
 
 def available_backends(current: Tensor, neuron: Neuron) -> list[str]:

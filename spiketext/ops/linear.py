@@ -17,8 +17,8 @@ from torch.nn.functional import linear
 
 from spiketext.ops import kernels
 
-DENSEST = 0.35  # above this share of ones the matrix product is the faster one (benchmarks/results/linear.json)
-FEWEST_ROWS = 64  # below, turning the weight round costs more than it saves
+DENSEST = 0.4  # above this share of ones the matrix product is the faster one (benchmarks/results/linear.json)
+FEWEST_ROWS = 512  # below, turning the weight round costs more than it saves
 
 
 def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
