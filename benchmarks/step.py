@@ -3,7 +3,7 @@
 Each variant is a process of its own (kernels on or off by SPIKETEXT_KERNELS, memory kept or given back); they take
 turns step by step. A step is tokenise and collate, teacher, student, alignment, losses, backward, clipping and AdamW;
 the loop is ours and not the Trainer's, so its bookkeeping is not in it. Random weights fire at 18 % like the trained
-model's; with --model and --teacher the trained ones are taken.
+model's; with --model and --teacher these two are measured and nothing else.
 
 The parts come from one profiled step of each variant, by torch.profiler: each operator's own time goes to data, teacher
 or optimiser where it runs inside of these, else to matrix products, spike sums, neurons and norms, or the rest;
@@ -51,15 +51,16 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
     cases: list[tuple[dict[str, Any], list[str]]]
     if options.scale == "tiny":
         cases = [({"layers": 1, "width": 32, "texts": 2, "length": 8, **reading}, few[:1])]
+    elif options.model and options.teacher:
+        trained = {"length": 0 if data_dir else 64, "data_dir": data_dir, "model": options.model,
+                   "teacher": options.teacher}  # fmt: skip
+        cases = [({**small, **trained}, list(VARIANTS))]
     else:
-        texts = 32 if options.scale == "full" else 4
-        cases = [(small, list(VARIANTS)), ({**small, "layers": 12, "width": 768, "texts": texts}, few)]
+        full = options.scale == "full"
+        cases = [({**small, "texts": 32 if full else 16}, list(VARIANTS)),
+                 ({**small, "layers": 12, "width": 768, "texts": 32 if full else 4}, few)]  # fmt: skip
         if data_dir:
             cases.insert(1, ({**small, "length": 0, "data_dir": data_dir}, few))
-        if options.model and options.teacher:
-            length = 0 if data_dir else 64
-            cases.append(({**small, "length": length, "data_dir": data_dir, "model": options.model,
-                           "teacher": options.teacher}, few))  # fmt: skip
     steps: list[Row] = []
     parts: list[Row] = []
     for settings, variants in cases:

@@ -143,7 +143,9 @@ def anytime_logits(
     confidence: float = 0.9,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `logits_of` of the stepper's model, each text only for as many steps as it needs to be that sure: logits [N, K], steps used [N].
+    """As `logits_of`, of a stepper's model, each text only for as many steps as it needs to be that sure.
+
+    Returns logits [N, K] and the steps used [N].
 
     Raises ValueError for a confidence that is no probability.
     """
