@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import layer_norm
 
-from spiketext.ops import Neuron, available_backends, kernels, lif, lif_reference, norm_lif, presets
+from spiketext.ops import Neuron, available_backends, kernels, lif, lif_reference, norm_lif, norm_lif_from, presets
 from spiketext.ops.lif import resolve_backend
 from spiketext.ops.surrogate import derivative, encode, fires
 
@@ -587,6 +587,24 @@ def norm_definition(x, weight, bias, eps, **options):
 
 NORM_SHAPES = [((4, 63), None), ((1, 1, 2), None), ((5, 2, 9, 17), None), ((4, 2, 9, 3, 17), 3), ((3, 2, 1, 8), 1),
                ((3, 0, 5), None), ((3, 0, 2, 5), 2)]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpp"])
+@pytest.mark.parametrize("groups", [None, 3])
+def test_norm_lif_goes_on_from_a_state(backend, groups):
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, 3, 17, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn((17,) if groups is None else (3, 17), dtype=torch.float64) for _ in range(2))
+    whole = norm_definition(x, weight, bias, 1e-5)
+    first, state = norm_lif_from(x[:1], None, weight, bias, 1e-5, backend=backend)
+    rest, last = norm_lif_from(x[1:], state, weight, bias, 1e-5, backend=backend)
+    spikes = torch.cat([first, rest])
+    assert torch.equal(spikes, whole) and last.shape == x.shape[1:]
+    up = torch.randn_like(whole)
+    (mine,), (defined,) = torch.autograd.grad(spikes, x, up), torch.autograd.grad(whole, x, up)
+    assert torch.allclose(mine, defined, atol=1e-10)
+    with pytest.raises(ValueError, match="state must have the shape"):
+        norm_lif_from(x, state[:2], weight, bias, 1e-5, backend=backend)
 
 
 @pytest.mark.parametrize(("shape", "groups"), NORM_SHAPES, ids=str)

@@ -12,7 +12,7 @@ import torch
 from test_ops import COMBINATIONS, CONSTANTS, RESETS, assert_close, norm_definition, norm_inputs, normal
 from torch.nn.functional import layer_norm
 
-from spiketext.ops import Neuron, available_backends, kernels, lif, lif_reference, lif_triton, norm_lif
+from spiketext.ops import Neuron, available_backends, kernels, lif, lif_reference, lif_triton, norm_lif, norm_lif_from
 from spiketext.ops.lif import MOST_TRITON_STEPS, WIDEST_TRITON_ROW, resolve_backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -142,6 +142,19 @@ def test_norm_lif_equals_layer_norm_and_then_lif(shape, groups):
         actual = gradients(lambda *i, o=options: (norm_lif(*i, 1e-5, backend="triton", **o),), inputs, (0,))
         assert torch.equal(actual[0], expected[0]), name
         assert_norm_close(actual, expected, 1e-10, name)
+
+
+def test_norm_lif_goes_on_from_a_state():
+    x, weight, bias = on_device(*norm_inputs((4, 2, 3, 17), 3))
+    x.requires_grad_()
+    first, state = norm_lif_from(x[:2], None, weight, bias, 1e-5, backend="triton")
+    rest, _ = norm_lif_from(x[2:], state, weight, bias, 1e-5, backend="triton")
+    whole = norm_definition(x, weight, bias, 1e-5)
+    spikes = torch.cat([first, rest])
+    assert torch.equal(spikes, whole)
+    up = torch.randn_like(whole)
+    (mine,), (defined,) = torch.autograd.grad(spikes, x, up), torch.autograd.grad(whole, x, up)
+    assert torch.allclose(mine, defined, atol=1e-10)
 
 
 @pytest.mark.parametrize("groups", [None, 3])
