@@ -48,7 +48,7 @@ from spiketext.ops import Neuron, lif_triton
 
 pointers = "x state weight bias spikes last grad_spikes grad_last grad_x grad_state grad_weight grad_bias".split()
 plain = {"weight": None, "bias": None, "grad_weight": None, "grad_bias": None, "groups": 1, "D": 1024, "WIDTH": 1024}
-normed = {"state": None, "last": None, "grad_last": None, "grad_state": None, "D": 384, "WIDTH": 512}
+normed = {"state": None, "grad_last": None, "grad_state": None, "D": 384, "WIDTH": 512}
 neurons = [Neuron(), Neuron(code="ternary", reset="zero", detach_reset=False, fire=">", threshold=2)]
 for kind, memory, n in ((plain, "fp32", neurons[0]), (normed, "bf16", neurons[1])):
     constants = {**kind, "eps": 1e-12, "T": 4, "sums": tl.float32, "n": n}
