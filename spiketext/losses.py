@@ -53,6 +53,16 @@ def label_loss(logits: Tensor, labels: Tensor, gold: Tensor) -> Tensor:
     return (rows * weight).sum() / weight.sum().clamp_min(1)
 
 
+def task_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """What a Hugging Face classifier answers when it is given labels [B]: logits [B, K] -> scalar, mean over texts.
+
+    Cross-entropy; for the problem type "regression" (K = 1) squared error.
+    """
+    if problem_type == "regression":
+        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)
+
+
 def layer_map(student_layers: int, teacher_layers: int, rule: str = "last") -> list[tuple[int, int]]:
     """Pairs (student, teacher), counted from 1: which teacher layer each student layer imitates.
 

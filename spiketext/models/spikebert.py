@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
+from spiketext.losses import task_loss
 from spiketext.neurons import LIF, NormLIF, SpikeLinear
 from spiketext.ops import Neuron, lif, presets
 from spiketext.ops.surrogate import encode
@@ -350,12 +351,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
         else:
             weight = attention_mask.to(scores.dtype)
             logits = (scores * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
-        loss = None
-        if labels is not None:
-            if self.config.problem_type == "regression":
-                loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-            else:
-                loss = nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else task_loss(logits, labels, self.config.problem_type)
         hidden = (encoded.embedding, *encoded.hidden_states) if output_hidden_states else None
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden, attentions=encoded.attentions)
 

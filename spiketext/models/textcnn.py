@@ -21,6 +21,8 @@ from torch.nn import init
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
+from spiketext.losses import task_loss
+
 TAILORED: dict[str, Any] = {"pooling": "mean", "bias": False, "unit_embedding": True, "neurons_per_class": 10}
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid}
 
@@ -183,10 +185,5 @@ class TextCnnForSequenceClassification(WordNetwork):
         """Logits, and the loss when labels are given."""
         features = self.textcnn(input_ids, attention_mask).last_hidden_state
         logits = classes(self.classifier(self.dropout(features)), self.config.neurons_per_class)
-        loss = None
-        if labels is not None:
-            if self.config.problem_type == "regression":
-                loss = nn.functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-            else:
-                loss = nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else task_loss(logits, labels, self.config.problem_type)
         return SequenceClassifierOutput(loss=loss, logits=logits)
