@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from spiketext.cli import STAGES, build_parser, main, options_from
+from spiketext.cli import STAGES, build_parser, main
+from spiketext.commands import options_from
 
 TINY = ["--quiet", "--threads", "1", "--epochs", "1", "--max-length", "32", "--batch-size", "16"]
 

@@ -35,6 +35,7 @@ FLOORS = [
     {"training", "counting"},
     {"distillation", "conversion", "energy", "audit"},
     {"bench", "demo", "reproduce"},
+    {"commands"},
     {"cli"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,0 +1,221 @@
+"""Floor 9: what each command does: flags to a call, its result to a table or JSON. Heavy imports wait for the call."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from spiketext.options import BenchOptions, DataOptions
+
+RENAMED = {"start": "from"}  # a field that is a Python keyword on the command line
+
+
+def options_from(options: type, args: argparse.Namespace) -> Any:
+    """Options out of the TOML file of --config and the flags, which win. Raises ValueError for an unknown key."""
+    known = {field.name for field in fields(options)}
+    asked: dict[str, Any] = {}
+    config = getattr(args, "config", None)
+    if config:
+        asked = {name.replace("-", "_"): value for name, value in read_toml(config).items()}
+        asked = {next((mine for mine, theirs in RENAMED.items() if theirs == name), name): value
+                 for name, value in asked.items()}  # fmt: skip
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"--config {config}: unknown key {name!r}; expected one of {', '.join(sorted(known))}")
+    asked |= {name: getattr(args, name) for name in known if getattr(args, name, None) is not None}
+    return options(**asked)
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """A TOML file. Raises ValueError with file and place for a syntax error."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+
+
+def _show(result: Any, args: argparse.Namespace, table: Callable[[], str]) -> None:
+    print(json.dumps(result, ensure_ascii=False) if args.json else table())
+
+
+def _pairs_table(result: dict[str, Any]) -> str:
+    shown = {name: value for name, value in result.items() if not isinstance(value, dict) and value is not None}
+    width = max(map(len, shown))
+    lines = []
+    for name, value in shown.items():
+        text = f"{value:.4f}" if isinstance(value, float) and abs(value) < 100 else str(value)
+        lines.append(f"{name:<{width}}  {text}")
+    return "\n".join(lines)
+
+
+def stage(args: argparse.Namespace) -> None:
+    """A training stage, or a conversion: its result as a table."""
+    options = options_from(args.options, args)
+    result = getattr(importlib.import_module(f"spiketext.{args.module}"), args.command)(options)
+    flat = result | {f"validation_{name}": value for name, value in result["validation"].items()}
+    _show(result, args, lambda: _pairs_table(flat) + f"\nsaved in {options.out}")
+
+
+def _reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that say how to read --data."""
+    asked = {field.name: getattr(args, field.name) for field in fields(DataOptions) if field.name != "data"}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Scores and firing rates of a split."""
+    from spiketext.evaluation import evaluate
+
+    result = evaluate(args.model, args.data or "", args.split, time_steps=args.time_steps, batch_size=args.batch_size,
+                      confidence=args.confidence, precision=args.precision, progress=not args.json,
+                      **_reading(args))  # fmt: skip
+    _show(result, args, lambda: _pairs_table(result))
+
+
+def energy(args: argparse.Namespace) -> None:
+    """Operations and millijoules of a model, or of reference shapes."""
+    from spiketext.energy import SHAPES, energy, reference
+    from spiketext.figures import columns, energy_by_layer, energy_text
+
+    if args.reference:
+        if args.model or args.data:
+            raise ValueError("--reference needs no --model and no --data; give one or the other")
+        names = list(SHAPES) if args.reference == "all" else [args.reference]
+        rows = [reference(name, 128 if args.length is None else args.length) for name in names]
+        _show(rows, args, lambda: columns(rows))
+        return
+    if not args.model:
+        raise ValueError("give --model DIR with --data D, or --reference NAME with --length L")
+    result = energy(args.model, args.data or "", args.split, limit=args.limit, length=args.length,
+                    time_steps=args.time_steps, batch_size=args.batch_size, meter=args.measure,
+                    progress=not args.json, **_reading(args))  # fmt: skip
+    if args.plot:
+        energy_by_layer(result, args.plot)
+    _show(result, args, lambda: energy_text(result, args.layers))
+
+
+def audit(args: argparse.Namespace) -> None:
+    """What every layer reads; with --strict it must be spikes."""
+    from spiketext.audit import audit, require_spiking
+    from spiketext.figures import audit_text
+
+    result = audit(args.model, args.data or "", args.split, limit=args.limit, batch_size=args.batch_size,
+                   progress=not args.json, **_reading(args))  # fmt: skip
+
+    _show(result, args, lambda: audit_text(result))
+    if args.strict:
+        require_spiking(result)
+
+
+def predict(args: argparse.Namespace) -> None:
+    """A line for each text: labels with probabilities, or the value of a regression."""
+    from spiketext.evaluation import predict
+
+    texts = list(args.texts)
+    if args.file:
+        texts += _lines(args.file)
+    if not texts:
+        raise ValueError("no texts: give them as arguments, with --file FILE, or with --file - for standard input")
+    split = [text.split("\t", 1) for text in texts]
+    pairs = [parts[1] for parts in split] if all(len(parts) == 2 for parts in split) else None
+    answers = predict(args.model, [p[0] for p in split] if pairs else texts, pairs, top_k=args.top_k,
+                      precision=args.precision)  # fmt: skip
+
+    def line(answer: dict[str, Any]) -> str:
+        if "value" in answer:
+            return f"{answer['value']:.4f}\t{answer['text']}"
+        ranked = zip(answer["labels"], answer["probabilities"], strict=True)
+        return "  ".join(f"{label} {probability:.3f}" for label, probability in ranked) + f"\t{answer['text']}"
+
+    _show(answers, args, lambda: "\n".join(map(line, answers)))
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return [line.removesuffix("\r") for line in text.decode("utf-8").removesuffix("\n").split("\n")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--file {path}: byte {error.start} is not UTF-8; convert the file first") from None
+
+
+def data(args: argparse.Namespace) -> None:
+    """The built-in sets, or what a check of one found."""
+    from spiketext.data import check, describe, load
+
+    if args.action == "list":
+        rows = describe(args.data_dir)
+        _show(rows, args, lambda: "\n".join(_set_line(row) for row in rows))
+        return
+    if not args.data:
+        raise ValueError("data check: name the set with --data")
+    reading = {field.name: getattr(args, field.name) for field in fields(DataOptions)}
+    text_set = load(reading.pop("data"), **{name: value for name, value in reading.items() if value is not None})
+    found = check(text_set)
+    if args.corpus:
+        from spiketext.corpora import overlap
+
+        found["corpus"] = overlap(args.corpus, text_set)
+    _show(found, args, lambda: json.dumps(found, indent=2, ensure_ascii=False))
+    if args.corpus and found["corpus"]["test_texts_found"]:
+        raise ValueError(f"{args.corpus}: holds {found['corpus']['test_texts_found']} test texts of {text_set.name}, "
+                         f"first: {found['corpus']['first'][:80]!r}; take them out before training on it")  # fmt: skip
+
+
+def _set_line(row: dict[str, Any]) -> str:
+    rows = row.get("rows") or {}
+    counts = " / ".join(str(rows[split]) for split in ("train", "validation", "test")) if rows else row.get("problem")
+    return f"{row['name']:<12} {row['task']:<15} {counts}"
+
+
+def info(args: argparse.Namespace) -> None:
+    """What is installed, or what a folder holds."""
+    from spiketext.about import describe_machine, describe_model
+
+    found = describe_model(args.model) if args.model else describe_machine()
+    _show(found, args, lambda: json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def demo(args: argparse.Namespace) -> None:
+    """The demo, which prints as it goes."""
+    from spiketext.demo import demo
+
+    result = demo(args.out, say=(lambda text: None) if args.json else print)
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False))
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """Experiments, or the state of all of them."""
+    from spiketext.reproduce import listing, reproduce
+
+    folder = Path(args.folder)
+    if args.names == ["list"]:
+        rows = listing(folder)
+        _show(rows, args, lambda: "\n".join(f"{r['name']:<14} {r['state']:<10} {r['title']}" for r in rows))
+        return
+    for name in args.names:
+        result = reproduce(folder, name, args.data_dir, args.seeds, say=lambda text: print(text, file=sys.stderr))
+        print(json.dumps(result["json"]) if args.json else result["table"])
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Benchmarks, or the list of them."""
+    from spiketext.bench import bench, listing
+
+    folder = Path(args.folder)
+    known = listing(folder)
+    if args.names == ["list"]:
+        _show(known, args, lambda: "\n".join(f"{r['name']:<18} {r['state']:<9} {r['title']}" for r in known))
+        return
+    options = options_from(BenchOptions, args)
+    for name in args.names or [row["name"] for row in known]:
+        result = bench(folder, name, options, Path(args.out) if args.out else None,
+                       say=lambda text: print(text, file=sys.stderr))  # fmt: skip
+        print(json.dumps(result["json"]) if args.json else result["table"] + "\n")
