@@ -19,7 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from spiketext.ops.lif import Neuron
 
-FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
+FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 
 

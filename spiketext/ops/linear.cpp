@@ -9,7 +9,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -26,11 +26,16 @@ using at::Tensor;
 
 constexpr int64_t PANEL = 32, DEPTH = 192, ROWS = 2048;  // columns and rows of a block of B; rows of the output in a task
 constexpr int64_t WORD = 64;
+#ifdef __AVX512F__
+constexpr int64_t REGISTER = 64, CHAINS = 4;  // bytes of a vector register; 32 of them hold four chains of additions
+#else
+constexpr int64_t REGISTER = 32, CHAINS = 2;  // 16 hold two
+#endif
 
 template <typename F>
 struct Vector {
-  typedef F type __attribute__((vector_size(64)));
-  static constexpr int64_t lanes = 64 / sizeof(F), count = PANEL / lanes;
+  typedef F type __attribute__((vector_size(REGISTER)));
+  static constexpr int64_t lanes = REGISTER / sizeof(F), count = PANEL / lanes;
   static constexpr int64_t unit = PANEL * sizeof(F) / 8;  // offsets count 8 bytes, so that 16 bits are enough
 };
 
@@ -79,14 +84,21 @@ template <typename F>
 inline void add_rows(const uint16_t* list, uint32_t quads, const char* block, typename Vector<F>::type* out, bool fresh) {
   using V = typename Vector<F>::type;
   constexpr int64_t C = Vector<F>::count;
-  V sum[4][C];  // four chains of additions at once
-  for (int64_t c = 0; c < C; ++c) sum[0][c] = fresh ? V{} : out[c], sum[1][c] = sum[2][c] = sum[3][c] = V{};
+  V sum[CHAINS][C];  // chains of additions that do not wait for each other
+  for (int64_t c = 0; c < C; ++c) {
+    sum[0][c] = fresh ? V{} : out[c];
+    for (int64_t i = 1; i < CHAINS; ++i) sum[i][c] = V{};
+  }
   for (; quads; --quads, list += 4)
     for (int64_t i = 0; i < 4; ++i) {
       const V* row = reinterpret_cast<const V*>(block + 8 * size_t(list[i]));
-      for (int64_t c = 0; c < C; ++c) sum[i][c] += row[c];
+      for (int64_t c = 0; c < C; ++c) sum[i % CHAINS][c] += row[c];
     }
-  for (int64_t c = 0; c < C; ++c) out[c] = (sum[0][c] + sum[1][c]) + (sum[2][c] + sum[3][c]);
+  for (int64_t c = 0; c < C; ++c) {
+    for (int64_t gap = 1; gap < CHAINS; gap *= 2)
+      for (int64_t i = 0; i < CHAINS; i += 2 * gap) sum[i][c] += sum[i + gap][c];
+    out[c] = sum[0][c];
+  }
 }
 
 // the start of some memory that 64-byte vectors can be read from; it holds `size` numbers
@@ -143,13 +155,23 @@ template <typename F>
 uint64_t word_of(const F* x, int64_t count, bool& binary) {
   uint64_t word = 0;
   int64_t j = 0;
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
   if constexpr (sizeof(F) == 4) {
     const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1);
     for (; j + 16 <= count; j += 16) {
       const __m512 v = _mm512_loadu_ps(x + j);
       const __mmask16 fired = _mm512_cmp_ps_mask(v, zero, _CMP_NEQ_UQ);
       binary &= fired == _mm512_cmp_ps_mask(v, one, _CMP_EQ_OQ);
+      word |= uint64_t(fired) << j;
+    }
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(F) == 4) {
+    const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1);
+    for (; j + 8 <= count; j += 8) {
+      const __m256 v = _mm256_loadu_ps(x + j);
+      const int fired = _mm256_movemask_ps(_mm256_cmp_ps(v, zero, _CMP_NEQ_UQ));
+      binary &= fired == _mm256_movemask_ps(_mm256_cmp_ps(v, one, _CMP_EQ_OQ));
       word |= uint64_t(fired) << j;
     }
   }
