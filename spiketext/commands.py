@@ -171,7 +171,7 @@ def data(args: argparse.Namespace) -> None:
 def _set_line(row: dict[str, Any]) -> str:
     rows = row.get("rows") or {}
     counts = " / ".join(str(rows[split]) for split in ("train", "validation", "test")) if rows else row.get("problem")
-    return f"{row['name']:<12} {row['task']:<15} {counts}"
+    return f"{row['name']:<12} {row['task']:<15} {row['state']:<17} {counts}"
 
 
 def info(args: argparse.Namespace) -> None:

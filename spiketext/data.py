@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spiketext.datasets import BUILT_IN
+from spiketext.downloads import PLACES, locate, whereabouts
 from spiketext.splits import SPLITS, Parts, Rows, cut, overlap_notes
 from spiketext.tables import Row, complete_rows, contradictory, listing, number_of, read_table, shown, text_key
 
@@ -74,28 +75,18 @@ def names() -> list[str]:
     return list(BUILT_IN)
 
 
-def _folder_of(name: str, data_dir: str | Path | None) -> Path:
-    """The folder that a built-in set's files are under: the package for `demo`, else data_dir or SPIKETEXT_DATA."""
+def _folder_of(name: str, data_dir: str | Path | None) -> Path | None:
+    """The folder that a built-in set's files may be under: the package for `demo`, else data_dir or SPIKETEXT_DATA."""
     if name == "demo":
         return Path(__file__).parent
     folder = data_dir or os.environ.get("SPIKETEXT_DATA")
-    if not folder:
-        raise FileNotFoundError(
-            f"the set {name!r} is read from a data folder, and none was given; "
-            f"pass --data-dir FOLDER or set SPIKETEXT_DATA."
-        )
-    return Path(folder)
+    return Path(folder) if folder else None
 
 
 def _load_built_in(name: str, data_dir: str | Path | None) -> TextSet:
-    source, folder = BUILT_IN[name], _folder_of(name, data_dir)
-    for file in source.files:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(
-                f"{folder / file} is missing: the set {name!r} needs {', '.join(source.files)} in the data folder "
-                f"{folder}. Put the files there, or name another folder with --data-dir."
-            )
-    parts, notes = source.build([folder / file for file in source.files], source.labels)
+    source = BUILT_IN[name]
+    paths = locate(name, source.files, _folder_of(name, data_dir))
+    parts, notes = source.build(paths, source.labels)
     return _text_set(name, parts, source.labels, source.metric, notes + overlap_notes(parts))
 
 
@@ -285,25 +276,32 @@ def _no_such_set(path: Path) -> Exception:
 
 
 def describe(data_dir: str | Path | None = None) -> list[dict]:
-    """Return one entry per built-in set: name, folder, present, task, classes, rows per split, problem.
+    """Return one entry per built-in set: name, folder, state, present, task, classes, rows per split, problem.
 
-    rows is None and problem says why when the set cannot be loaded; present is False when a file of it is missing.
+    Nothing is fetched. state is that of the file that is farthest away: "at hand" (in the data folder), "cached", "to
+    be fetched" or "no address known"; present is whether no file is missing. rows is None, and problem says why, when
+    the set cannot be loaded.
     """
     entries = []
     for name, source in BUILT_IN.items():
+        state = max((whereabouts(file, _folder_of(name, data_dir)) for file in source.files), key=PLACES.index)
         entry = {
             "name": name,
             "folder": str(Path(source.files[0]).parent),
-            "present": True,
+            "state": state,
+            "present": PLACES.index(state) < PLACES.index("to be fetched"),
             "task": "classification" if source.labels else "regression",
             "classes": source.labels,
             "rows": None,
             "problem": None,
         }
         try:
-            entry["rows"] = {split: len(part) for split, part in load(name, data_dir).splits.items()}
-        except (FileNotFoundError, ValueError) as error:
-            entry["present"] = not isinstance(error, FileNotFoundError)
+            if entry["present"]:
+                entry["rows"] = {split: len(part) for split, part in load(name, data_dir).splits.items()}
+            else:
+                away = (file for file in source.files if whereabouts(file, _folder_of(name, data_dir)) == state)
+                entry["problem"] = f"{next(away)} is missing"
+        except ValueError as error:
             entry["problem"] = str(error)
         entries.append(entry)
     return entries

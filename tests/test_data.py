@@ -214,15 +214,28 @@ def test_a_missing_file_is_named():
         load("nowhere.csv")
 
 
-def test_a_set_without_data_folder_names_flag_and_variable(monkeypatch):
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network may be asked, and the cache is empty."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("SPIKETEXT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SPIKETEXT_DATA", raising=False)
-    with raises(r"'mr' is read from a data folder, .* --data-dir FOLDER or set SPIKETEXT_DATA", FileNotFoundError):
+    return tmp_path / "cache"
+
+
+def test_a_set_without_data_folder_names_flag_variable_cache_and_address(offline):
+    with raises(rf"set 'mr' is missing: no data folder was given, not in the cache {offline}, .*"
+                r"forbids https://raw\.githubusercontent\.com/.*rt-polarity\.neg\. Put MR/rt-polarity\.neg, "
+                r"MR/rt-polarity\.pos into one folder and name that with --data-dir FOLDER or set SPIKETEXT_DATA",
+                FileNotFoundError):  # fmt: skip
         load("mr")
 
 
-def test_a_missing_benchmark_file_names_the_layout(tmp_path):
-    with raises(r"'subj' needs Subj/subj\.objective, Subj/subj\.subjective in the data folder", FileNotFoundError):
+def test_a_missing_benchmark_file_names_the_layout(tmp_path, offline):
+    with raises(r"not in the data folder .* Put Subj/subj\.objective, Subj/subj\.subjective", FileNotFoundError):
         load("subj", tmp_path)
+    with raises(r"no public address of exactly this file is known", FileNotFoundError):
+        load("glue/rte", tmp_path)
 
 
 def test_options_of_a_file_are_refused_for_a_built_in_set(tmp_path):
@@ -462,7 +475,7 @@ def test_glue_sst2_holds_out_whole_trees(tmp_path):
     ]
 
 
-def test_describe_says_what_is_there_and_what_is_wrong(tmp_path):
+def test_describe_says_what_is_there_and_what_is_wrong(tmp_path, offline):
     write_glue_sst2(tmp_path)
     write_bytes(tmp_path / "MR/rt-polarity.neg", b"a\n")
     write_bytes(tmp_path / "MR/rt-polarity.pos", b"\n")

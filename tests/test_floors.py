@@ -26,6 +26,7 @@ FLOORS = [
         "values",
         "vectors",
         "coding",
+        "downloads",
     },
     {"neurons", "batching", "splits", "words"},
     {"models", "datasets"},
