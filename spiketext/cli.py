@@ -93,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
                     "spiketext audit --model runs/spiking --data reviews.csv --strict")  # fmt: skip
     audit.add_argument("--strict", action="store_true", help="exit code 2 when a layer that must be spiking is not")
     for counted, texts in ((energy, None), (audit, 64)):
+        counted.add_argument("--save", action="store_true", help="keep the result in the model's folder, for its card")
         counted.add_argument("--model", required=counted is audit, help="folder of the model")
         counted.add_argument(
             "--split", default="validation", help="train, validation (default) or test; labels are unread"
@@ -101,6 +102,16 @@ def build_parser() -> argparse.ArgumentParser:
         counted.add_argument("--limit", type=int, default=texts, help=texts_help)
         counted.add_argument("--batch-size", type=int, default=32, help="texts at once")
         _add_fields(counted, DataOptions)
+    export = command("export", commands.export, "a folder of a model for people without spiketext, with its card",
+                     "spiketext export --model runs/spiking --out for-others")  # fmt: skip
+    export.add_argument("--out", required=True, help="a new folder")
+    push = command("push", commands.push, "export a model and upload it to the Hub",
+                   "spiketext push --model runs/spiking --repo owner/name --dry-run")  # fmt: skip
+    push.add_argument("--repo", required=True, metavar="OWNER/NAME", help="where on the Hub; made when it is not there")
+    push.add_argument("--private", action="store_true", help="make it so that only you can see it")
+    push.add_argument("--dry-run", action="store_true", help="print the card and the files, upload nothing")
+    for shared in (export, push):
+        shared.add_argument("--model", required=True, help="folder of the model")
     bench = command("bench", commands.bench, "measure speed and memory, or list what can be measured",
                     "spiketext bench linear neuron")  # fmt: skip
     bench.add_argument("names", nargs="*", metavar="NAME", help="names of benchmarks, or list; all when none is given")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spiketext.options import BenchOptions, DataOptions
+from spiketext.runs import write_whole
 
 RENAMED = {"start": "from"}  # a field that is a Python keyword on the command line
 
@@ -96,6 +97,7 @@ def energy(args: argparse.Namespace) -> None:
     result = energy(args.model, args.data or "", args.split, limit=args.limit, length=args.length,
                     time_steps=args.time_steps, batch_size=args.batch_size, meter=args.measure,
                     progress=not args.json, **_reading(args))  # fmt: skip
+    _keep(result, args, "energy.json")
     if args.plot:
         energy_by_layer(result, args.plot)
     _show(result, args, lambda: energy_text(result, args.layers))
@@ -109,9 +111,33 @@ def audit(args: argparse.Namespace) -> None:
     result = audit(args.model, args.data or "", args.split, limit=args.limit, batch_size=args.batch_size,
                    progress=not args.json, **_reading(args))  # fmt: skip
 
+    _keep(result, args, "audit.json")
     _show(result, args, lambda: audit_text(result))
     if args.strict:
         require_spiking(result)
+
+
+def _keep(result: dict[str, Any], args: argparse.Namespace, name: str) -> None:
+    """With --save: the result in the model's folder, where `sharing.model_card` finds it."""
+    if args.save:
+        write_whole(Path(args.model) / name, json.dumps(result, indent=2))
+
+
+def export(args: argparse.Namespace) -> None:
+    """A folder for people without spiketext."""
+    from spiketext.sharing import export
+
+    result = export(args.model, args.out)
+    _show(result, args, lambda: f"{', '.join(result['files'])}\nsaved in {args.out}")
+
+
+def push(args: argparse.Namespace) -> None:
+    """A model on the Hub, or with --dry-run what it would be."""
+    from spiketext.sharing import push
+
+    result = push(args.model, args.repo, private=args.private, dry_run=args.dry_run)
+    listed = f"{result['card']}\nfiles: {', '.join(result['files'])}"
+    _show(result, args, lambda: f"{listed}\nnothing was uploaded" if args.dry_run else f"uploaded to {result['url']}")
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -23,6 +23,7 @@ from spiketext.models.streaming import Stepper
 from spiketext.neurons import LIF
 from spiketext.precision import to_precision
 
+METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 _TOKEN_STEPS = 2**19  # tokens times steps in one forward pass
 
 
@@ -254,10 +255,11 @@ def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: 
 
 
 def note_test_reading(folder: Path, result: dict[str, Any]) -> int:
-    """Append this reading of a test split to the model's folder; how often that split was read by now."""
+    """Append this reading of a test split, with its scores, to the model's folder; how often it was read by now."""
     log = folder / "test_reads.jsonl"
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "data": result["data"],
-             "data_hash": result["data_hash"], "time_steps": result["time_steps"]}  # fmt: skip
+             "data_hash": result["data_hash"], "time_steps": result["time_steps"],
+             **{name: result[name] for name in METRICS if name in result}}  # fmt: skip
     with log.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(entry) + "\n")
     lines = log.read_text(encoding="utf-8").splitlines()

@@ -11,14 +11,13 @@ import importlib
 import inspect
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
-from spiketext import __version__
 from spiketext.ops import lif_reference
 
 FILE = "modeling_spikebert.py"
@@ -126,9 +125,12 @@ def source() -> str:
     for name in ("SpikeBertModel", "SpikeBertForSequenceClassification"):
         file.add(room, name)
     about = file.rooms[room].about.replace(" `PRESETS` has the settings of both.", "")
+    equation = file.rooms["spiketext.ops.lif"].about.partition("\n\n")[2].partition("\n\nLetters")[0]
+    made = (
+        f"Written by spiketext {version('spiketext')} from its own source (Apache-2.0); needs torch and transformers."
+    )
     head = (
-        f'"""{about}\n\nWritten by spiketext {__version__} from its own source (Apache-2.0); needs torch and '
-        f'transformers. The package itself trains such\nmodels, and computes the same sooner.\n"""'
+        f'"""{about}\n\n{equation}\n\n{made}\nThe package itself trains such models, and computes the same sooner.\n"""'
     )
     top = "\n\n".join([head, "from __future__ import annotations", file.imports(), "\n".join(file.constants)])
     return "\n\n\n".join([top, *file.definitions]) + "\n"

@@ -1,0 +1,240 @@
+"""Floor 6: a model for other people: a folder that needs no spiketext, its card, and the way to the Hub.
+
+The card says what is known of the model and nothing else: scores from the run (`result.json`) and from the readings of
+test (`test_reads.jsonl`), energy and purity where `spiketext energy --save` and `audit --save` have left them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCardData
+
+from spiketext import checkpoints
+from spiketext.evaluation import METRICS
+from spiketext.portable import make_portable
+
+KEPT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
+        "added_tokens.json", "vocab*", "merges.txt", "spiketext.json")  # fmt: skip
+_SPIKING = ("design", "time_steps", "code", "levels", "signed", "beta", "threshold", "attention_threshold", "reset")
+_PRIVATE = ("out", "data", "data_dir", "corpus", "threads", "quiet")  # of a command: say nothing, or where files lie
+
+_USE = """```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="{name}"{trust})
+classify("Not bad at all.")
+```"""
+
+
+def export(model: str, out: str, name: str | None = None) -> dict[str, Any]:
+    """Copy a trained classifier into a new folder that is complete for people without spiketext.
+
+    Weights, config and tokenizer; README.md is its card; of a spikebert also the modelling file (`portable`). name: how
+    the card calls it (None: as the folder). Returns model, out, files. The folder is written whole or not at all.
+    Raises:  ValueError when the model cannot be read or `out` is there and not empty.
+    """
+    source, target = Path(model), Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"--out {out}: exists and is not empty; name a new folder")
+    network = checkpoints.load_classifier(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as folder:
+        there = Path(folder, "model")
+        there.mkdir()
+        for file in sorted({file for pattern in KEPT for file in source.glob(pattern)}):
+            shutil.copyfile(file, there / file.name)
+        if network.config.model_type == "spikebert":
+            make_portable(there)
+        (there / "README.md").write_text(model_card(model, name or target.name), encoding="utf-8")
+        os.replace(there, target)
+    return {"model": model, "out": out, "files": sorted(file.name for file in target.iterdir())}
+
+
+def push(model: str, repo: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
+    """Export a model and upload it to the Hub as `repo` ("owner/name"), made when it is not there; the token is HF's.
+
+    dry_run: upload nothing. Returns model, repo, files, card, url (None in a dry run).
+    Raises:  ValueError as `export`, and in one line for what the Hub answers (no token, no right, no network).
+    """
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ValueError(f"--repo {repo}: expected owner/name")
+    with tempfile.TemporaryDirectory(prefix="spiketext-") as folder:
+        files = export(model, str(Path(folder, "model")), repo)["files"]
+        card = Path(folder, "model", "README.md").read_text(encoding="utf-8")
+        found = {"model": model, "repo": repo, "files": files, "card": card, "url": None}
+        if dry_run:
+            return found
+        try:
+            api = HfApi(library_name="spiketext")
+            url = api.create_repo(repo, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo, folder_path=Path(folder, "model"), commit_message="A model of spiketext")
+        except Exception as error:
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(f"push to {repo}: {why}; is there a network, and a token (`hf auth login`)?") from None
+        return {**found, "url": str(url)}
+
+
+def model_card(model: str, name: str) -> str:
+    """The card of a model folder: metadata for the Hub (scores, tags) and what is known, as Markdown.
+
+    Raises:  ValueError when the folder has no readable config.json.
+    """
+    folder = Path(model)
+    config = _read(folder / "config.json")
+    if config is None:
+        raise ValueError(f"model {model}: has no config.json; expected the folder of a model")
+    result, made = _read(folder / "result.json") or {}, _read(folder / "spiketext.json") or {}
+    run = _read(folder / "run.json") or {}
+    rows = _score_rows(result, made, folder)
+    spiking = "time_steps" in config
+    data = ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["spiketext", *(["spiking-neural-network"] if spiking else []), str(config["model_type"])],
+        eval_results=[_eval_result(row, metric) for row in rows for metric in METRICS if metric in row] or None,
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---\n\n# {name}",
+        _what(config, made, spiking),
+        "## Use\n\n" + _use(config, name),
+        _scores(rows),
+        _data(made),
+        _energy(_read(folder / "energy.json")),
+        _purity(_read(folder / "audit.json")),
+        _how(run, result),
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _score_rows(result: dict, made: dict, folder: Path) -> list[dict[str, Any]]:
+    """Validation as the run ended, then the newest reading of test for each set and T."""
+    chosen = {name: value for name, value in (result.get("validation") or {}).items() if name in METRICS}
+    row = {"data": made.get("data"), "hash": made.get("data_hash"), "split": "validation", "reads": "chosen on it"}
+    rows = [row | chosen] if chosen else []
+    log = folder / "test_reads.jsonl"
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    newest = {(e["data"], e["data_hash"], e["time_steps"]): e for e in entries if any(m in e for m in METRICS)}
+    for entry in newest.values():
+        reads = sum(e["data_hash"] == entry["data_hash"] for e in entries)
+        scores = {name: entry[name] for name in METRICS if name in entry}
+        rows.append({"data": entry["data"], "hash": entry["data_hash"], "split": "test", "reads": f"read {reads} x",
+                     "time_steps": entry["time_steps"], **scores})  # fmt: skip
+    return rows
+
+
+def _eval_result(row: dict[str, Any], metric: str) -> EvalResult:
+    return EvalResult(
+        task_type="text-classification",
+        dataset_type=str(row["data"]),
+        dataset_name=f"{row['data']} (hash {row['hash']})",
+        dataset_split=row["split"],
+        metric_type=metric,
+        metric_name=metric if row.get("time_steps") is None else f"{metric} at T = {row['time_steps']}",
+        metric_value=row[metric],
+    )
+
+
+def _what(config: dict, made: dict, spiking: bool) -> str:
+    parameters = f", {made['parameters']:,} parameters" if "parameters" in made else ""
+    kind = "A spiking neural network" if spiking else "A dense (not spiking) network"
+    lines = [f"{kind} that classifies text (`{config['model_type']}`{parameters}), trained with spiketext."]
+    if spiking:
+        lines.append("Its neurons: " + ", ".join(f"{name} {config[name]}" for name in _SPIKING if name in config) + ".")
+    labels = config.get("id2label")
+    if config.get("problem_type") == "regression":
+        lines.append("It answers one number.")
+    elif labels:
+        lines.append("Labels: " + ", ".join(f"`{label}`" for label in labels.values()) + ".")
+    return "\n".join(lines)
+
+
+def _use(config: dict, name: str) -> str:
+    kind = config["model_type"]
+    if kind == "spikebert":
+        return _USE.format(name=name, trust=", trust_remote_code=True") + (
+            "\n\n`trust_remote_code` runs `modeling_spikebert.py` of this repository, which needs `torch` and "
+            "`transformers`.\nWith spiketext installed, `import spiketext.models` takes its place and is faster."
+        )
+    if "textcnn" in kind:
+        return "This kind of network needs the package:\n\n" + _USE.format(name=name, trust="").replace(
+            "from transformers", "import spiketext.models\nfrom transformers", 1
+        )
+    return _USE.format(name=name, trust="")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _scores(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "## Scores\n\nNone is known."
+    metrics = [metric for metric in METRICS if any(metric in row for row in rows)]
+    cells = []
+    for row in rows:
+        numbers = [f"{row[metric]:.4f}" if metric in row else "" for metric in metrics]
+        cells.append([row["data"], row["split"], row.get("time_steps", ""), *numbers, row["reads"]])
+    return "## Scores\n\n" + _table(["data", "split", "T", *metrics, "split was"], cells)
+
+
+def _data(made: dict) -> str:
+    if "data" not in made:
+        return ""
+    lines = [f"## Data\n\nTrained on `{made['data']}`; hash of the texts of its splits: `{made['data_hash']}`."]
+    return "\n".join([*lines, *(["", *(f"- {note}" for note in made["notes"])] if made.get("notes") else [])])
+
+
+def _energy(found: dict | None) -> str:
+    if not found:
+        return ""
+    text = f"{found['texts']} texts of `{found['data']}` ({found['split']}), {found['tokens']:.1f} tokens each"
+    rows = [[row["as printed"], f"{row['mJ']:.4g}", f"{row['dense mJ']:.4g}"] for row in found["papers"]]
+    ours = [
+        [f"our account, {name}, without traffic", f"{price['sum']:.4g}", ""] for name, price in found["ours"].items()
+    ]
+    return (
+        f"## Energy\n\nCounted, not measured: operations on {text}, priced in mJ for one text by the papers' formulas "
+        "and by our account.\n\n" + _table(["formula", "mJ", "dense network of its shape, mJ"], rows + ours)
+    )
+
+
+def _purity(found: dict | None) -> str:
+    if not found:
+        return ""
+    impure, layers = found["impure"], len(found["layers"])
+    verdict = f"all {layers} synaptic layers read {found['declared']} inputs"
+    if impure:
+        verdict = (
+            f"{len(impure)} of {layers} synaptic layers do not read {found['declared']} inputs: {', '.join(impure)}"
+        )
+    if not found["spiking"]:
+        verdict = "this network is dense"
+    others = f" Not spiking: {', '.join(found['not_spiking'])}." if found["not_spiking"] else ""
+    return f"## Purity\n\nOn {found['texts']} texts of `{found['data']}` ({found['split']}) {verdict}.{others}"
+
+
+def _how(run: dict, result: dict) -> str:
+    if not run:
+        return ""
+    asked = {
+        name: value for name, value in run.items() if name not in (*_PRIVATE, "command") and value not in (None, "")
+    }
+    shown = {
+        name: Path(value).name if isinstance(value, str) and "/" in value else value for name, value in asked.items()
+    }
+    spent = f" It took {result['wall_s']:.0f} s." if "wall_s" in result else ""
+    settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in shown.items())
+    return f"## How it was made\n\n`spiketext {run['command']}` with these settings:{spent}\n\n```toml\n{settings}\n```"
