@@ -120,7 +120,7 @@ def logits_of(
     if not texts:
         raise ValueError("no texts: expected at least one")
     rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
-    batch_size = min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
+    batch_size = texts_at_once(rows, model, batch_size)
     answers = np.empty((len(texts), len(label_names(model))), dtype=np.float32)
     model.eval()
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
@@ -161,6 +161,11 @@ def anytime_logits(
         bar.update(len(numbers))
     bar.close()
     return answers, steps
+
+
+def texts_at_once(rows: TextRows, model: PreTrainedModel, batch_size: int) -> int:
+    """At most batch_size, fewer where T times the tokens would need more than about 1 GB."""
+    return min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
 
 
 def steps_of(model: PreTrainedModel) -> int:
