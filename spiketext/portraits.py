@@ -91,12 +91,15 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str = "") -> 
         names = [name for name in dict.fromkeys(name for row in rows for name in row) if _is_curve(name)]
         if not names:
             continue
+        if len(names) == 2 and names[0] == "loss":
+            names.pop(0)  # it is the other
         figure, (axis,) = canvas(1, 4.4, 3.0)
         for name, colour in zip(names, (c for _ in names for c in _COLOURS), strict=False):
             points = [(row["step"], row[name]) for row in rows if name in row]
             marker = "o" if len(points) < 30 else None
             axis.plot(*zip(*points, strict=True), label=name.removeprefix(prefix), color=colour, marker=marker, ms=3)
-        if prefix == "" and all(row[name] > 0 for row in rows for name in names if name in row):
+        values = [row[name] for row in rows for name in names if name in row]
+        if not prefix and min(values) > 0 and max(values) > 20 * min(values):
             axis.set_yscale("log")
         axis.set(title=title, xlabel="step", ylabel=label)
         axis.legend(fontsize=7, frameon=False)
