@@ -102,7 +102,9 @@ def render(page: dict[str, Any]) -> str:
     house = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked}
     template = house.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
-    return template.render({"probabilities": None, "right": [], "wrong": [], "matrix": None, "calibration": None, **page})
+    return template.render(
+        {"probabilities": None, "right": [], "wrong": [], "matrix": None, "calibration": None, **page}
+    )
 
 
 def _short(layer: str) -> str:
@@ -145,7 +147,9 @@ def _attacked(folder: str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         missing = {"original", "adversarial", "status"} - set(row)
         if missing:
-            raise ValueError(f"{path}: line {number} has no {sorted(missing)[0]!r}; expected a line of spiketext attack")
+            raise ValueError(
+                f"{path}: line {number} has no {sorted(missing)[0]!r}; expected a line of spiketext attack"
+            )
     return rows
 
 
@@ -167,9 +171,7 @@ def _answers(names: Sequence[str], part: Split, labels: np.ndarray, logits: np.n
     }
 
 
-def _legible(
-    part: Split, logits: np.ndarray, labels: np.ndarray, tokenizer: Any, task: str
-) -> tuple[str, str | None]:
+def _legible(part: Split, logits: np.ndarray, labels: np.ndarray, tokenizer: Any, task: str) -> tuple[str, str | None]:
     """A text that is neither long nor short and, if there is one, rightly classified."""
     right = np.arange(len(part)) if task == "regression" else np.flatnonzero(logits.argmax(-1) == labels)
     rows = right if len(right) else np.arange(len(part))

@@ -28,7 +28,7 @@ FLOORS = [
         "coding",
     },
     {"neurons", "batching", "splits", "words", "portraits"},
-    {"models", "datasets"},
+    {"models", "datasets", "rates"},
     {"data", "precision"},
     {"corpora", "checkpoints"},
     {"evaluation", "about", "wordmodels"},
