@@ -47,7 +47,7 @@ def test_the_rate_with_a_slope_is_the_rate_and_padding_changes_neither_it_nor_it
         with counter.counting(student), sloped.counting(student):
             student(**batch)
         rate_loss(sloped.rate, 0.01).backward()
-        assert float(sloped.rate) == pytest.approx(counter.rate, abs=1e-7)
+        assert float(sloped.rate.detach()) == pytest.approx(counter.rate, abs=1e-7)
         found.append(student.spikebert.layers[0].feed_forward.expand.weight.grad.clone())
     assert found[0].abs().max() > 0
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-9)
@@ -89,7 +89,13 @@ def _small(teacher: str, folder: Path) -> str:
     if not start.exists():
         torch.manual_seed(0)
         tokenizer = load_tokenizer(teacher)
-        sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+        sizes = {
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "layer_norm_eps": 1e-5,
+        }  # tokens without a spike are common in a net so small: see PRESETS
         labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
         config = SpikeBertConfig(**sizes, **labels, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
         SpikeBertForSequenceClassification(config).save_pretrained(start)
