@@ -92,12 +92,18 @@ def build_parser() -> argparse.ArgumentParser:
     audit = command("audit", commands.audit, "is it spiking: what every layer reads; dead and saturated neurons",
                     "spiketext audit --model runs/spiking --data reviews.csv --strict")  # fmt: skip
     audit.add_argument("--strict", action="store_true", help="exit code 2 when a layer that must be spiking is not")
-    for counted, texts in ((energy, None), (audit, 64)):
-        counted.add_argument("--model", required=counted is audit, help="folder of the model")
-        counted.add_argument(
-            "--split", default="validation", help="train, validation (default) or test; labels are unread"
-        )
-        texts_help = f"so many texts, spread over the split (default {texts or 'all'})"
+    report = command("report", commands.report, "one HTML page that shows a model: scores, energy, spikes, attention",
+                     "spiketext report --model runs/spiking --data reviews.csv --out report.html")  # fmt: skip
+    report.add_argument("--out", required=True, metavar="FILE", help="the page, .html; needs nothing beside it")
+    report.add_argument("--text", help="the text whose spikes and attention are shown; default: one of the split")
+    report.add_argument("--attack", metavar="DIR", help="folder of an attack on this model: its texts are shown too")
+    report.add_argument("--figures", metavar="DIR", help="write each figure there too, as SVG")
+    for counted, texts in ((energy, None), (audit, 64), (report, 64)):
+        counted.add_argument("--model", required=counted is not energy, help="folder of the model")
+        reads = "test is logged" if counted is report else "labels are unread"
+        counted.add_argument("--split", default="validation", help=f"train, validation (default) or test; {reads}")
+        what = "energy and audit read so many texts" if counted is report else "so many texts"
+        texts_help = f"{what}, spread over the split (default {texts or 'all'})"
         counted.add_argument("--limit", type=int, default=texts, help=texts_help)
         counted.add_argument("--batch-size", type=int, default=32, help="texts at once")
         _add_fields(counted, DataOptions)

@@ -114,6 +114,16 @@ def audit(args: argparse.Namespace) -> None:
         require_spiking(result)
 
 
+def report(args: argparse.Namespace) -> None:
+    """A page about a model; prints where it is and the scores on it."""
+    from spiketext.report import report
+
+    result = report(args.model, args.data or "", args.out, args.split, limit=args.limit, batch_size=args.batch_size,
+                    text=args.text, attack=args.attack, figures=args.figures, progress=not args.json,
+                    **_reading(args))  # fmt: skip
+    _show(result, args, lambda: _pairs_table(result))
+
+
 def predict(args: argparse.Namespace) -> None:
     """A line for each text: labels with probabilities, or the value of a regression."""
     from spiketext.evaluation import predict

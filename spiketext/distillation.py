@@ -19,6 +19,7 @@ from spiketext.evaluation import model_inputs
 from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
+from spiketext.rates import RateBudget
 from spiketext.runs import Run
 from spiketext.training import finish, fit, label_settings, new_student, prepare, read, rows_of
 
@@ -74,6 +75,8 @@ class Distillation(nn.Module):
         self.weights = {"features": options.feature_weight, "embedding": options.embedding_weight}
         if isinstance(options, DistillOptions):
             self.weights |= {"logits": options.logit_weight, "labels": options.label_weight}
+        self.budget = RateBudget(model, options)
+        self.weights |= self.budget.weights
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Terms of eq. 7 (stage 1) or eq. 8 (stage 2); a term of weight 0 is not computed."""
@@ -82,8 +85,9 @@ class Distillation(nn.Module):
         wants_features = bool(self.weights["features"] or self.weights["embedding"])
         with torch.no_grad():
             target = teacher(**inputs, output_hidden_states=wants_features)
-        answer = self.model(**inputs, output_hidden_states=wants_features)
-        terms = {}
+        with self.budget.watching(self.model, batch) as rate:
+            answer = self.model(**inputs, output_hidden_states=wants_features)
+        terms = rate()
         if wants_features:
             hidden = answer.hidden_states
             if isinstance(self.model, SpikeBertModel):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,8 +18,8 @@ from spiketext.batching import TextRows
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet, load
 from spiketext.models.streaming import Stepper
-from spiketext.neurons import LIF
 from spiketext.precision import to_precision
+from spiketext.rates import RateCounter
 
 _TOKEN_STEPS = 2**19  # tokens times steps in one forward pass
 
@@ -55,54 +53,6 @@ def scores(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     }
 
 
-class RateCounter:
-    """Shares of neuron-steps of real tokens that fired, layer by layer, while `counting` is active."""
-
-    def __init__(self) -> None:
-        self.fired: dict[str, float] = {}
-        self.possible: dict[str, float] = {}
-        self.mask: Tensor | None = None
-
-    @contextmanager
-    def counting(self, model: nn.Module) -> Iterator[RateCounter]:
-        """Hooks on every layer of neurons; set `mask` [B, L] before each forward pass."""
-        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LIF)]
-        handles = [module.register_forward_hook(partial(self._record, name)) for name, module in layers]
-        try:
-            yield self
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _record(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
-        assert self.mask is not None
-        span = getattr(module, "span", 1)
-        if span is None:  # neurons of the whole text
-            spikes = spikes[:, :, None]
-        fired = (spikes != 0).flatten(3).sum(-1, dtype=torch.float32)  # [T, B, L]
-        real = _places(self.mask, span, spikes.shape[2])
-        self.fired[name] = self.fired.get(name, 0.0) + float((fired * real).sum())
-        neurons = spikes[0, 0, 0].numel() * spikes.shape[0]
-        self.possible[name] = self.possible.get(name, 0.0) + neurons * float(real.sum())
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Firing rate of each layer, 0..1."""
-        return {name: self.fired[name] / self.possible[name] for name in self.fired}
-
-    @property
-    def rate(self) -> float | None:
-        """Firing rate over all neurons; None for a model without any."""
-        return sum(self.fired.values()) / sum(self.possible.values()) if self.possible else None
-
-
-def _places(mask: Tensor, span: int | None, places: int) -> Tensor:
-    """mask [B, L] of real tokens -> [B, places] of real neurons, each of which sees `span` tokens: at least one."""
-    words = mask.sum(1, keepdim=True)
-    real = words - span + 1 if span else torch.ones_like(words)
-    return torch.arange(places, device=mask.device) < real.clamp(min=1)
-
-
 @torch.inference_mode()
 def logits_of(
     model: PreTrainedModel,
@@ -120,7 +70,7 @@ def logits_of(
     if not texts:
         raise ValueError("no texts: expected at least one")
     rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
-    batch_size = min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
+    batch_size = texts_at_once(rows, model, batch_size)
     answers = np.empty((len(texts), len(label_names(model))), dtype=np.float32)
     model.eval()
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
@@ -161,6 +111,11 @@ def anytime_logits(
         bar.update(len(numbers))
     bar.close()
     return answers, steps
+
+
+def texts_at_once(rows: TextRows, model: PreTrainedModel, batch_size: int) -> int:
+    """At most batch_size, fewer where T times the tokens would need more than about 1 GB."""
+    return min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
 
 
 def steps_of(model: PreTrainedModel) -> int:

@@ -53,6 +53,11 @@ def label_loss(logits: Tensor, labels: Tensor, gold: Tensor) -> Tensor:
     return (rows * weight).sum() / weight.sum().clamp_min(1)
 
 
+def rate_loss(rate: Tensor, budget: float) -> Tensor:
+    """(rate / budget - 1)^2 above the budget, 0 below: the mean spikes of a neuron-step -> scalar without unit."""
+    return (rate / budget - 1).clamp_min(0).square()
+
+
 def task_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
     """What a Hugging Face classifier answers when it is given labels [B]: logits [B, K] -> scalar, mean over texts.
 

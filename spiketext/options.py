@@ -70,6 +70,14 @@ class StudentOptions:
 
 
 @dataclass(frozen=True)
+class RateOptions:
+    """A budget of spikes: trades accuracy for energy."""
+
+    rate_budget: float = _option(0.1, "mean spikes of a neuron at a step that are free of charge")
+    rate_weight: float = _option(0.0, "of (rate / budget - 1)^2 above the budget; 0 switches the term off")
+
+
+@dataclass(frozen=True)
 class WordOptions:
     """What a TextCNN looks like. A value left out is the default in brackets, or that of the model to start from."""
 
@@ -84,7 +92,7 @@ class WordOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions(WordOptions, StudentOptions, TrainingOptions, DataOptions):
+class TrainOptions(WordOptions, RateOptions, StudentOptions, TrainingOptions, DataOptions):
     """Train a classifier without a teacher."""
 
     model: str = _option("spikebert", "the network: spikebert, textcnn, tailored-textcnn or spiking-textcnn")
@@ -95,7 +103,7 @@ class TrainOptions(WordOptions, StudentOptions, TrainingOptions, DataOptions):
 
 
 @dataclass(frozen=True)
-class DistillationOptions(StudentOptions, TrainingOptions):
+class DistillationOptions(RateOptions, StudentOptions, TrainingOptions):
     """What both distillation stages share."""
 
     teacher: str = _option("minilm", "folder or name of the teacher")

@@ -31,6 +31,7 @@ from spiketext.evaluation import Diverged, model_inputs, scores
 from spiketext.losses import label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions
+from spiketext.rates import RateBudget
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
 from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
 
@@ -38,13 +39,20 @@ from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
 class LabelObjective(nn.Module):
     """Learn gold labels alone. An objective is a module: batch -> (loss terms by name, logits or None)."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TrainingOptions):
         super().__init__()
         self.model, self.tokenizer, self.weights = model, tokenizer, {"label": 1.0}
+        self.budget = RateBudget(model, options)
+        self.weights |= self.budget.weights
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms: label. Where a network votes at every step, its mean over the steps (SNN-TextCNN eq. 4)."""
-        answer = self.model(**model_inputs(self.tokenizer, batch))
+        """Terms: label, rate. Where a network votes at every step, label is the mean over steps (SNN-TextCNN eq. 4)."""
+        with self.budget.watching(self.model, batch) as rate:
+            answer = self.model(**model_inputs(self.tokenizer, batch))
+        terms, logits = self._label(answer, batch)
+        return terms | rate(), logits
+
+    def _label(self, answer: Any, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         labels, gold = batch["labels"], batch["gold"]
         votes = answer.get("votes")  # [T, B, K]
         if votes is None:
@@ -313,7 +321,7 @@ def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
     prepare(options)
     model, tokenizer = build(text_set)
     rows, validation = (rows_of(text_set, s, tokenizer, options.max_length) for s in ("train", "validation"))
-    objective = LabelObjective(model, tokenizer)
+    objective = LabelObjective(model, tokenizer, options)
     result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
     return finish(run, model, tokenizer, command, text_set, result)
 
