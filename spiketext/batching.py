@@ -85,19 +85,27 @@ class TextRows(Dataset):
 
 
 class LengthBuckets(Sampler):
-    """Batches of (epoch, row) with rows of similar length together; the order is a function of (seed, epoch)."""
+    """Batches of (epoch, row) with rows of similar length together; the order is a function of (seed, epoch).
+
+    Each batch is cut into `parts` micro-batches for each of `processes` processes, and those of process `rank` are
+    given one after the other. So the rows of an optimiser step do not depend on how they are shared out. A last batch
+    of fewer rows than shares repeats its rows: nobody may be left without one.
+    """
 
     POOL = 50  # batches that are sorted together: large enough to fill batches evenly, small enough to stay random
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, seed: int, parts: int = 1, processes: int = 1, rank: int = 0
+    ):
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.parts, self.processes, self.rank = parts, processes, rank
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the training loop before each pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(self.lengths) // self.batch_size) * self.parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         draw = np.random.default_rng([self.seed, self.epoch])
@@ -107,8 +115,11 @@ class LengthBuckets(Sampler):
             part = order[start : start + pool]
             part = part[np.argsort(-self.lengths[part], kind="stable")]
             batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+        shares = self.parts * self.processes
         for index in draw.permutation(len(batches)):
-            yield [(self.epoch, int(row)) for row in batches[index]]
+            batch = batches[index] if len(batches[index]) >= shares else np.resize(batches[index], shares)
+            for part in np.array_split(batch, shares)[self.rank :: self.processes]:
+                yield [(self.epoch, int(row)) for row in part]
 
 
 class EvaluationOrder(Sampler):

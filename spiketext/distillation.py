@@ -16,9 +16,10 @@ from spiketext.augmentation import Augmenter, english_tagger
 from spiketext.batching import TextRows
 from spiketext.corpora import sentences
 from spiketext.evaluation import model_inputs
-from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss
+from spiketext.losses import at_least_float32, check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
+from spiketext.processes import is_first
 from spiketext.runs import Run
 from spiketext.training import finish, fit, label_settings, new_student, prepare, read, rows_of
 
@@ -49,8 +50,9 @@ class Alignment(nn.Module):
         losses = []
         for (mine, theirs), linear, layer_norm in zip(self.pairs, self.features, self.norms, strict=True):
             guess = layer_norm(linear(student[mine].sum(0)))
-            losses.append(feature_loss(guess.float(), teacher[theirs].float(), mask, norm))
-        embedding = feature_loss(self.embedding(student[0]).float(), teacher[0].float(), mask, norm)
+            losses.append(feature_loss(at_least_float32(guess), at_least_float32(teacher[theirs]), mask, norm))
+        guess = self.embedding(student[0])
+        embedding = feature_loss(at_least_float32(guess), at_least_float32(teacher[0]), mask, norm)
         return torch.stack(losses).sum() if losses else embedding.new_zeros(()), embedding
 
 
@@ -70,6 +72,7 @@ class Distillation(nn.Module):
     def __init__(self, model: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any, alignment: Alignment, options):
         super().__init__()
         self.model, self.alignment, self.tokenizer, self.options = model, alignment, tokenizer, options
+        self.class_weights: Tensor | None = None
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.weights = {"features": options.feature_weight, "embedding": options.embedding_weight}
         if isinstance(options, DistillOptions):
@@ -92,10 +95,16 @@ class Distillation(nn.Module):
             terms["features"], terms["embedding"] = self.alignment(hidden, target.hidden_states, mask, norm)
         logits = answer.get("logits")
         if logits is not None:
-            logits = logits.float()
-            terms["logits"] = logit_loss(logits, target.logits.float(), self.options.temperature)
-            terms["labels"] = label_loss(logits, batch["labels"], batch["gold"])
+            logits = at_least_float32(logits)
+            terms["logits"] = logit_loss(logits, at_least_float32(target.logits), self.options.temperature)
+            terms["labels"] = label_loss(logits, batch["labels"], batch["gold"], self.class_weights)
+            logits = logits.detach()
         return {name: term for name, term in terms.items() if self.weights[name]}, logits
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How many tokens or rows each term is a mean over."""
+        tokens, rows = batch["attention_mask"].sum(), torch.ones_like(batch["gold"]).sum()
+        return {"features": tokens, "embedding": tokens, "logits": rows, "labels": batch["gold"].sum()}
 
 
 def pretrain(options: PretrainOptions) -> dict[str, Any]:
@@ -113,7 +122,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     student = SpikeBertModel(config)
     pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)
     copied = initialise_from_teacher(student, teacher, pairs) if options.initialise else 0
-    texts, tokens = passages(options.corpus, tokenizer, options.tokens, options.max_length, options.quiet)
+    texts, tokens = passages(options.corpus, tokenizer, options.tokens, options.max_length, options.quiet or not is_first())
     held_out = max(1, min(500, len(texts) // 20))
     rows, validation = (TextRows(t, tokenizer, options.max_length) for t in (texts[held_out:], texts[:held_out]))
     alignment = Alignment(pairs, config.hidden_size, teacher)

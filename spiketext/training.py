@@ -7,10 +7,13 @@ import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -28,19 +31,25 @@ from spiketext import checkpoints
 from spiketext.batching import EvaluationOrder, LengthBuckets, TextRows
 from spiketext.data import TextSet, load
 from spiketext.evaluation import Diverged, model_inputs, scores
-from spiketext.losses import label_loss
+from spiketext.losses import at_least_float32, label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions
+from spiketext.processes import processes, require_all, share_out, totals
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
 from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
 
 
 class LabelObjective(nn.Module):
-    """Learn gold labels alone. An objective is a module: batch -> (loss terms by name, logits or None)."""
+    """Learn gold labels alone. An objective is a module: batch -> (loss terms by name, logits or None).
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+    Each term is a mean; `counts` says over how many tokens or texts, so that the means of the micro-batches of a step,
+    on any number of processes, add up to the mean over all of them. class_weights [K] as in `label_loss`.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, class_weights: Tensor | None = None):
         super().__init__()
         self.model, self.tokenizer, self.weights = model, tokenizer, {"label": 1.0}
+        self.class_weights = class_weights
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Terms: label. Where a network votes at every step, its mean over the steps (SNN-TextCNN eq. 4)."""
@@ -48,15 +57,19 @@ class LabelObjective(nn.Module):
         labels, gold = batch["labels"], batch["gold"]
         votes = answer.get("votes")  # [T, B, K]
         if votes is None:
-            return {"label": label_loss(answer.logits.float(), labels, gold)}, answer.logits
-        steps = len(votes)
-        return {"label": label_loss(votes.flatten(0, 1), labels.repeat(steps), gold.repeat(steps))}, answer.logits
+            votes = at_least_float32(answer.logits)[None]
+        labels, gold = (tensor.repeat(len(votes)) for tensor in (labels, gold))
+        return {"label": label_loss(votes.flatten(0, 1), labels, gold, self.class_weights)}, answer.logits.detach()
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How many rows each term is a mean over."""
+        return {"label": batch["gold"].sum()}
 
 
 class ObjectiveTrainer(Trainer):
     """Hugging Face's Trainer over an objective: every loss term is logged, checkpoints are whole or ignored."""
 
-    loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch: divide by their number
+    loss_is_scaled_for_ga = True  # compute_loss returns a micro-batch's share of the mean over the step
 
     def __init__(self, rows: TextRows, validation: TextRows, **kwargs: Any):
         super().__init__(train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **kwargs)
@@ -65,9 +78,23 @@ class ObjectiveTrainer(Trainer):
         self.counted = 0
 
     def get_train_dataloader(self) -> DataLoader:
-        """Length buckets; the order is a function of (seed, epoch)."""
-        sampler = LengthBuckets(self.rows.lengths, self.args.train_batch_size, self.args.seed)
-        return self.accelerator.prepare(DataLoader(self.rows, batch_sampler=sampler, collate_fn=self.rows.collate))
+        """Length buckets, shared out here and not by Accelerate; the order is a function of (seed, epoch)."""
+        parts, world = self.args.gradient_accumulation_steps, self.accelerator.num_processes
+        size = self.args.train_batch_size * parts * world
+        rank = self.accelerator.process_index
+        sampler = LengthBuckets(self.rows.lengths, size, self.args.seed, parts, world, rank)
+        loader = DataLoader(self.rows, batch_sampler=sampler, collate_fn=self.rows.collate)
+        return prepare_data_loader(loader, self.accelerator.device, 1, 0, put_on_device=True)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of a step, and over how many tokens or texts of all of them each term is a mean."""
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return batches, None
+        counts = self.accelerator.unwrap_model(self.model).counts
+        self.counted += 1
+        reduce = partial(self.accelerator.reduce, reduction="sum")
+        return batches, totals(map(counts, batches), lambda own: reduce(own.to(device)))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Longest texts first."""
@@ -76,14 +103,19 @@ class ObjectiveTrainer(Trainer):
         return self.accelerator.prepare(DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Weighted sum of the objective's terms."""
+        """Weighted sum of the objective's terms; in training this micro-batch's share of it (`get_batch_samples`).
+
+        DDP takes the mean of the gradients of the processes, so each counts that often.
+        """
         terms, logits = model(inputs)
-        if model.training:
-            self.counted += 1
+        objective = self.accelerator.unwrap_model(model)
+        if num_items_in_batch is not None:
+            mine = objective.counts(inputs)
+            terms = {name: term * (mine[name] / num_items_in_batch[name]).to(term) for name, term in terms.items()}
             for name, term in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
-        weights = self.accelerator.unwrap_model(model).weights
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+            terms = {name: term * self.accelerator.num_processes for name, term in terms.items()}
+        loss = torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum()
         return (loss, logits) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -97,15 +129,19 @@ class ObjectiveTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term since the last line."""
         if self.counted and "loss" in logs:
-            logs |= {name: total / self.counted for name, total in self.sums.items()}
+            own = torch.tensor(list(self.sums.values()), dtype=torch.float64, device=self.args.device)
+            means = (self.accelerator.reduce(own, "sum") / self.counted).tolist()
+            logs |= dict(zip(self.sums, means, strict=True))
             self.sums, self.counted = {}, 0
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
         here = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         best = self.state.best_model_checkpoint
-        mark_whole(here, keep={Path(best).name} if best else set())
+        if self.is_world_process_zero():
+            mark_whole(here, keep={Path(best).name} if best else set())
 
 
 class LossBar(ProgressCallback):
@@ -172,15 +208,12 @@ def fit(
 ) -> dict[str, Any]:
     """Train an objective; with a metric, keep the best validation and stop early. Resumes from the run's checkpoint.
 
-    Returns steps, tokens read, seconds, validation scores and whether it stopped early.
-    Raises ValueError for a batch that micro-batches do not divide, Diverged when a weight is no number at the end.
+    A step reads options.batch_size texts, whatever the micro-batches and processes (`torchrun`) that share them.
+    Returns steps, seconds, processes, validation scores and the cut texts ("n of N").
+    Raises ValueError for a batch that cannot be shared out, Diverged when a weight is no number at the end.
     """
-    if options.batch_size % options.micro_batch and options.micro_batch < options.batch_size:
-        raise ValueError(f"batch_size ({options.batch_size}) must be a multiple of micro_batch ({options.micro_batch})")
-    micro = min(options.micro_batch, options.batch_size)
-    accumulate = options.batch_size // micro
-    steps = math.ceil(math.ceil(len(rows) / micro) / accumulate)
-    every = math.ceil(steps / options.evals_per_epoch)
+    micro, accumulate = share_out(options.batch_size, options.micro_batch, processes())
+    every = math.ceil(math.ceil(len(rows) / options.batch_size) / options.evals_per_epoch)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.out / "logs")
     arguments = TrainingArguments(
         output_dir=str(run.out / CHECKPOINTS),
@@ -212,6 +245,7 @@ def fit(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    require_all(arguments.world_size)
     if options.recompute:
         assert isinstance(objective.model, PreTrainedModel)
         objective.model.gradient_checkpointing_enable()
@@ -231,6 +265,7 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=run.checkpoint())
+    trainer.accelerator.wait_for_everyone()  # the first process drops the checkpoints when it finishes
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
     if not torch.isfinite(torch.stack([p.detach().sum() for p in objective.parameters()])).all():
         raise Diverged("training diverged: a weight is not a number; try a lower --learning-rate")
@@ -244,6 +279,7 @@ def fit(
         "validation": {name.removeprefix("eval_"): value for name, value in best.items() if name in keep},
         "history": trainer.state.log_history,
         "wall_s": round(clock.seconds, 1),
+        "processes": arguments.world_size,
     }
 
 
