@@ -15,13 +15,24 @@ from spiketext import checkpoints
 from spiketext.augmentation import Augmenter, english_tagger
 from spiketext.batching import TextRows
 from spiketext.corpora import sentences
+from spiketext.data import TextSet
 from spiketext.evaluation import model_inputs
 from spiketext.losses import at_least_float32, check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
 from spiketext.processes import is_first
 from spiketext.runs import Run
-from spiketext.training import finish, fit, label_settings, new_student, prepare, read, rows_of
+from spiketext.training import (
+    class_weights,
+    finish,
+    fit,
+    keep_reading,
+    label_settings,
+    new_student,
+    prepare,
+    read,
+    rows_of,
+)
 
 Pairs = list[tuple[int, int]]
 _ALIGNMENT = "alignment.safetensors"
@@ -122,9 +133,15 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     student = SpikeBertModel(config)
     pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)
     copied = initialise_from_teacher(student, teacher, pairs) if options.initialise else 0
-    texts, tokens = passages(options.corpus, tokenizer, options.tokens, options.max_length, options.quiet or not is_first())
+    quiet = options.quiet or not is_first()
+    texts, seconds, tokens = passages(
+        options.corpus, tokenizer, options.tokens, options.max_length, quiet, options.pairs
+    )
     held_out = max(1, min(500, len(texts) // 20))
-    rows, validation = (TextRows(t, tokenizer, options.max_length) for t in (texts[held_out:], texts[:held_out]))
+    rows, validation = (
+        TextRows(texts[part], tokenizer, options.max_length, seconds and seconds[part], truncation=options.truncation)
+        for part in (slice(held_out, None), slice(held_out))
+    )
     alignment = Alignment(pairs, config.hidden_size, teacher)
     objective = Distillation(student, teacher, tokenizer, alignment, options)
     result = fit(objective, rows, validation, options, run)
@@ -145,7 +162,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     text_set = read(options)
     prepare(options)
     teacher, tokenizer = checkpoints.teacher_of_task(options.teacher), checkpoints.load_tokenizer(options.teacher)
-    _require_task(teacher, text_set.labels, options.teacher, text_set.name)
+    _require_task(teacher, text_set, options.teacher)
     if options.student:
         checkpoints.require_same_tokenizer(tokenizer, checkpoints.load_tokenizer(options.student))
         model = checkpoints.load_for_training(options.student, **label_settings(text_set))
@@ -166,9 +183,11 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     train = text_set.splits["train"]
     augment = augmenter(options, [*train.texts, *(train.pairs or [])], tokenizer)
     rows = rows_of(text_set, "train", tokenizer, options.max_length, augment=augment, copies=options.copies,
-                   seed=options.seed)  # fmt: skip
-    validation = rows_of(text_set, "validation", tokenizer, options.max_length)
+                   seed=options.seed, truncation=options.truncation)  # fmt: skip
+    validation = rows_of(text_set, "validation", tokenizer, options.max_length, truncation=options.truncation)
+    keep_reading(model, options)
     objective = Distillation(model, teacher, tokenizer, alignment, options)
+    objective.class_weights = class_weights(options, text_set)
     result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
     result |= {"layer_map": pairs, "initialised_tensors": copied, "stage1": options.student,
                "part_of_speech": bool(augment and augment.tagger)}  # fmt: skip
@@ -190,21 +209,36 @@ def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: 
 
 
 def passages(
-    corpus: str, tokenizer: PreTrainedTokenizerBase, budget: int, max_length: int, quiet: bool = True
-) -> tuple[list[str], int]:
-    """Sentences of a corpus, evenly drawn over its length, until their tokens reach the budget; and the tokens."""
-    every = [sentence for sentence in tqdm(sentences(corpus), desc="corpus", unit=" sentences", disable=quiet)]
+    corpus: str,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: int,
+    max_length: int,
+    quiet: bool = True,
+    pairs: bool = False,
+) -> tuple[list[str], list[str] | None, int]:
+    """Sentences of a corpus, evenly drawn over its length, until their tokens reach the budget; and the tokens.
+
+    Returns texts [N], None or with `pairs` the sentence that follows each of them [N], tokens. No sentence is in two
+    pairs. Raises ValueError when there is none.
+    """
+    found = tqdm(sentences(corpus), desc="corpus", unit=" sentences", disable=quiet)
+    every = list(zip(found, found, strict=False)) if pairs else [(sentence,) for sentence in found]
+    if not every:
+        raise ValueError(f"corpus {corpus}: one sentence is no pair; give more text, or leave --pairs out")
     order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen: list[str] = []
+    chosen: list[tuple[str, ...]] = []
     total = 0
     for start in range(0, len(order), 1000):
         part = [every[i] for i in order[start : start + 1000]]
-        for text, ids in zip(part, tokenizer(part, truncation=True, max_length=max_length)["input_ids"], strict=True):
-            if total >= budget:
-                return chosen, total
-            chosen.append(text)
-            total += len(ids)
-    return chosen, total
+        columns = map(list, zip(*part, strict=True))
+        for row, ids in zip(
+            part, tokenizer(*columns, truncation=True, max_length=max_length)["input_ids"], strict=True
+        ):
+            if total < budget:
+                chosen.append(row)
+                total += len(ids)
+    texts, *seconds = map(list, zip(*chosen, strict=True))
+    return texts, seconds[0] if seconds else None, total
 
 
 def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Augmenter | None:
@@ -215,12 +249,13 @@ def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTo
     return Augmenter(texts, mask, english_tagger(options.data_dir), options.p_mask, options.p_pos, options.p_ngram)
 
 
-def _require_task(teacher: PreTrainedModel, labels: list[str], name: str, data: str) -> None:
-    known = checkpoints.label_names(teacher)
-    if labels and known != labels:
+def _require_task(teacher: PreTrainedModel, text_set: TextSet, name: str) -> None:
+    known, labels = checkpoints.label_names(teacher), text_set.labels
+    scores = not labels and len(known) == 1
+    if known != labels and not scores:
         raise ValueError(
-            f"teacher {name} answers {', '.join(known)}; {data} has {', '.join(labels)}; fine-tune a teacher "
-            "on these texts first (spiketext teacher)"
+            f"teacher {name} answers {', '.join(known)}; {text_set.name} has {', '.join(labels) or 'scores'}; "
+            "fine-tune a teacher on these texts first (spiketext teacher)"
         )
 
 

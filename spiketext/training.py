@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -17,7 +16,6 @@ from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -25,15 +23,16 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 
 from spiketext import checkpoints
 from spiketext.batching import EvaluationOrder, LengthBuckets, TextRows
+from spiketext.callbacks import AfterStep, Clock, EarlyStop, LossBar
 from spiketext.data import TextSet, load
 from spiketext.evaluation import Diverged, model_inputs, scores
 from spiketext.losses import at_least_float32, label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
-from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions
+from spiketext.options import DataOptions, StudentOptions, TaskOptions, TeacherOptions, TrainingOptions, TrainOptions
 from spiketext.processes import processes, require_all, share_out, totals
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
 from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
@@ -144,59 +143,6 @@ class ObjectiveTrainer(Trainer):
             mark_whole(here, keep={Path(best).name} if best else set())
 
 
-class LossBar(ProgressCallback):
-    """The progress bar, with every loss term behind it instead of a line for each."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Show the newest losses and scores."""
-        shown = {k: f"{v:.3g}" for k, v in (logs or {}).items() if isinstance(v, float) and k in _shown(logs or {})}
-        if self.training_bar is not None and shown:
-            self.training_bar.set_postfix(shown, refresh=False)
-
-
-def _shown(logs: dict[str, Any]) -> set[str]:
-    hidden = {"epoch", "learning_rate", "grad_norm", "total_flos", "train_runtime", "train_loss"}
-    return {name for name in logs if name not in hidden and not name.endswith("per_second") and "runtime" not in name}
-
-
-class EarlyStop(EarlyStoppingCallback):
-    """Early stopping that a resumed run remembers: stopped before it was killed, it stops again at once."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """The best checkpoint is loaded at the end, so the step that was taken changes nothing."""
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
-
-
-class AfterStep(TrainerCallback):
-    """Lets a network that has `after_step` put its weights in order after every optimiser step."""
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Before the validation and the checkpoint."""
-        getattr(getattr(model, "model", None), "after_step", lambda: None)()
-
-
-class Clock(TrainerCallback, ExportableState):
-    """Seconds of training, over all resumptions."""
-
-    def __init__(self, elapsed: float = 0.0):
-        self.elapsed = elapsed
-        self.since: float | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Start."""
-        self.since = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Up to now."""
-        return self.elapsed + (time.monotonic() - self.since if self.since is not None else 0.0)
-
-    def state(self) -> dict:
-        """For the checkpoint."""
-        return {"args": {"elapsed": self.seconds}, "attributes": {}}
-
-
 def fit(
     objective: nn.Module,
     rows: TextRows,
@@ -280,6 +226,7 @@ def fit(
         "history": trainer.state.log_history,
         "wall_s": round(clock.seconds, 1),
         "processes": arguments.world_size,
+        "truncated": f"{rows.truncated} of {len(rows.texts)}",
     }
 
 
@@ -324,6 +271,34 @@ def label_settings(text_set: TextSet) -> dict[str, Any]:
     }
 
 
+def keep_reading(model: PreTrainedModel, options: TrainingOptions) -> None:
+    """Let a model that learned from the heads and tails of texts be given texts in that way ever after."""
+    kept = {"truncation": options.truncation, "text_length": options.max_length}
+    for name, value in kept.items():
+        vars(model.config).pop(name, None)
+        if options.truncation != "head":
+            setattr(model.config, name, value)
+
+
+def class_weights(options: TaskOptions, text_set: TextSet) -> Tensor | None:
+    """Weights [K] of the classes in the label loss: None, or rows / (K * rows of the class) of the training split.
+
+    Raises ValueError for another wish, scores instead of classes, or a class without a row.
+    """
+    if options.class_weights == "none":
+        return None
+    if options.class_weights != "balanced" or not text_set.labels:
+        raise ValueError(
+            f"class weights: expected none{' or balanced' if text_set.labels else ' (the labels are scores)'}, "
+            f"got {options.class_weights!r}"
+        )
+    counts = torch.bincount(torch.tensor(text_set.splits["train"].labels), minlength=len(text_set.labels))
+    if not counts.all():
+        empty = text_set.labels[int(counts.argmin())]
+        raise ValueError(f"class weights: {text_set.name} has no training text of class {empty!r}; leave them out")
+    return counts.sum() / (len(counts) * counts.float())
+
+
 def new_student(options: StudentOptions, tokenizer: PreTrainedTokenizerBase, teacher: Any = None) -> SpikeBertConfig:
     """The config of a new student: the teacher's width, heads and feed-forward size, the preset's spiking."""
     if options.preset not in PRESETS:
@@ -348,8 +323,12 @@ def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
     text_set = read(options)
     prepare(options)
     model, tokenizer = build(text_set)
-    rows, validation = (rows_of(text_set, s, tokenizer, options.max_length) for s in ("train", "validation"))
-    objective = LabelObjective(model, tokenizer)
+    rows, validation = (
+        rows_of(text_set, s, tokenizer, options.max_length, truncation=options.truncation)
+        for s in ("train", "validation")
+    )
+    keep_reading(model, options)
+    objective = LabelObjective(model, tokenizer, class_weights(options, text_set))
     result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
     return finish(run, model, tokenizer, command, text_set, result)
 

@@ -26,6 +26,7 @@ FLOORS = [
         "vectors",
         "coding",
         "processes",
+        "callbacks",
     },
     {"neurons", "batching", "runs", "splits", "words"},
     {"models", "datasets"},
