@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from spiketext import __version__, commands
+from spiketext import __version__, commands, processes
 from spiketext.machine import keep_memory
 from spiketext.options import (
     BenchOptions,
@@ -146,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    processes.stop_with_the_others()
     try:
         args.run(args)
         return 0
@@ -159,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nspiketext {args.command}: interrupted; the same command again resumes", file=sys.stderr)
         return 130
     except Exception as error:
+        if processes.another_ended(error):
+            return _refuse(args.command, "another process ended, so this one stops; the same command again resumes")
         if type(error).__name__.startswith("StrictDataclass"):
             return _refuse(args.command, error)
         if _failed_to_write(error):
@@ -167,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(command: str, error: object) -> int:
-    print(f"spiketext {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"spiketext {command}{processes.name()}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spiketext.options import BenchOptions, DataOptions
+from spiketext.processes import is_first
 
 RENAMED = {"start": "from"}  # a field that is a Python keyword on the command line
 
@@ -42,7 +43,8 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def _show(result: Any, args: argparse.Namespace, table: Callable[[], str]) -> None:
-    print(json.dumps(result, ensure_ascii=False) if args.json else table())
+    if is_first():
+        print(json.dumps(result, ensure_ascii=False) if args.json else table())
 
 
 def _pairs_table(result: dict[str, Any]) -> str:

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spiketext.batching import TextRows
 from spiketext.checkpoints import label_names
-from spiketext.evaluation import longest, model_inputs, steps_of, texts_at_once
+from spiketext.evaluation import model_inputs, rows_for, steps_of, texts_at_once
 from spiketext.models import SpikeBertForSequenceClassification
 from spiketext.neurons import LIF
 
@@ -58,7 +57,7 @@ def answers_by_step(
     """
     if not texts:
         raise ValueError("no texts: expected at least one")
-    rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
+    rows = rows_for(model, tokenizer, texts, pairs)
     answers = np.empty((_steps(model), len(texts), len(label_names(model))), dtype=np.float32)
     model.eval()
     with _answering(model) as answer, tqdm(total=len(texts), unit="text", disable=not progress, leave=False) as bar:
@@ -73,7 +72,7 @@ def look_inside(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, pair: str | None = None
 ) -> Reading:
     """Read one text and keep what the network did. A text longer than the model's positions is cut."""
-    rows = TextRows([text], tokenizer, longest(model, tokenizer), None if pair is None else [pair])
+    rows = rows_for(model, tokenizer, [text], None if pair is None else [pair])
     inputs = model_inputs(tokenizer, rows.collate([rows[0, 0]]))
     spikes: dict[str, np.ndarray] = {}
 

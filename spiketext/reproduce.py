@@ -17,7 +17,7 @@ from typing import Any
 
 from spiketext import conversion, distillation, training
 from spiketext.about import machine, versions
-from spiketext.data import load
+from spiketext.data import TextSet, load
 from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
 from spiketext.options import ConvertOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 from spiketext.runs import write_whole
@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[Callable, type] | None] = {
     "convert": (conversion.convert, ConvertOptions),
 }
 _DENSE = ("textcnn", "tailored-textcnn")
-_METRICS = ("accuracy", "firing_rate")
+_METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
 _PAGE_HEAD = """# Results
 
 Made by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in `results/`, which also
@@ -102,10 +102,10 @@ def reproduce(
     before = {(c["row"], c["column"], c["metric"]): c for c in (_saved(folder, name) or {"cells": []})["cells"]}
     pairs = [(data, row) for data in text_sets for row in spec["rows"]]
     for data, row in pairs:
-        for metric in _metrics(row):
+        for metric in _metrics(row, text_sets[data].metric):
             cell = before.get((row["row"], data, metric))
             keep = cell is not None and cell["status"] != "empty" and cell["data_hash"] == text_sets[data].hash
-            result["cells"].append(cell if keep else _empty(spec, data, row, metric, text_sets[data].hash))
+            result["cells"].append(cell if keep else _empty(spec, data, row, metric, text_sets[data]))
     for data, row in pairs:
         cells = [cell for cell in result["cells"] if (cell["row"], cell["column"]) == (row["row"], data)]
         for seed in wanted:
@@ -135,19 +135,19 @@ def _columns(spec: dict) -> list[str]:
     return spec["data"] if isinstance(spec["data"], list) else [spec["data"]]
 
 
-def _metrics(row: dict) -> tuple[str, ...]:
-    """A spiking network has a firing rate too."""
+def _metrics(row: dict, main: str) -> list[str]:
+    """Those of a set whose main metric this is; a spiking network has a firing rate too."""
     dense = row["kind"] in ("tfidf", "teacher") or row.get("options", {}).get("model") in _DENSE
-    return _METRICS[:1] if dense else _METRICS
+    return _METRICS[main] + ([] if dense else ["firing_rate"])
 
 
-def _empty(spec: dict, data: str, row: dict, metric: str, data_hash: str) -> dict[str, Any]:
+def _empty(spec: dict, data: str, row: dict, metric: str, text_set: TextSet) -> dict[str, Any]:
     def of_set(value: Any) -> Any:  # one value for all sets, or one for each
         return value.get(data) if isinstance(value, dict) else value
 
-    paper = of_set(row.get("paper")) if metric == "accuracy" else None
+    paper = of_set(row.get("paper")) if metric == text_set.metric else None
     return {"row": row["row"], "column": data, "metric": metric, "unit": "%", "values": [], "seeds": [],
-            "split": "test", "data_hash": data_hash, "config": spec["path"], "wall_s": [], "test_reads": 0,
+            "split": "test", "data_hash": text_set.hash, "config": spec["path"], "wall_s": [], "test_reads": 0,
             "status": "empty", "cost_s": of_set(row.get("cost_s")), "paper": paper}  # fmt: skip
 
 
@@ -203,17 +203,20 @@ def table(result: dict[str, Any]) -> str:
 
 def _table_of(result: dict[str, Any], data: str) -> str:
     found = [cell for cell in result["cells"] if cell["column"] == data]
+    main, *others = [m for m in dict.fromkeys(cell["metric"] for cell in found) if m != "firing_rate"]
+    more = "".join(f" {metric} % |" for metric in others)
     lines = [f"{result['name']} ({result['scale']}, test split of {data})", "",
-             "| row | accuracy % | paper % | firing rate % | training s | seeds |",
-             "|---|--:|--:|--:|--:|---|"]  # fmt: skip
+             f"| row | {main} % | paper % |{more} firing rate % | training s | seeds |",
+             "|---|--:|--:|" + "--:|" * len(others) + "--:|--:|---|"]  # fmt: skip
     for row in dict.fromkeys(cell["row"] for cell in found):
         cells = {cell["metric"]: cell for cell in found if cell["row"] == row}
-        main = cells["accuracy"]
-        paper = "" if main["paper"] is None else f"{main['paper']:.2f}"
-        seconds = f"{statistics.mean(main['wall_s']):.0f}" if main["wall_s"] else f"(about {main.get('cost_s')})"
-        seeds = ", ".join(map(str, main["seeds"])) or main["status"]
+        cell = cells[main]
+        paper = "" if cell["paper"] is None else f"{cell['paper']:.2f}"
+        seconds = f"{statistics.mean(cell['wall_s']):.0f}" if cell["wall_s"] else f"(about {cell.get('cost_s')})"
+        seeds = ", ".join(map(str, cell["seeds"])) or cell["status"]
+        also = "".join(f" {_spread(cells[metric]['values'])} |" for metric in others)
         rate = _spread(cells["firing_rate"]["values"]) if "firing_rate" in cells else ""
-        lines.append(f"| {row} | {_spread(main['values'])} | {paper} | {rate} | {seconds} | {seeds} |")
+        lines.append(f"| {row} | {_spread(cell['values'])} | {paper} |{also} {rate} | {seconds} | {seeds} |")
     return "\n".join(lines)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -22,26 +23,39 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback
 
 from spiketext import checkpoints
 from spiketext.batching import EvaluationOrder, LengthBuckets, TextRows
+from spiketext.callbacks import AfterStep, Clock, EarlyStop, LossBar
 from spiketext.data import TextSet, load
 from spiketext.evaluation import Diverged, model_inputs, scores
-from spiketext.losses import label_loss
+from spiketext.losses import at_least_float32, label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
-from spiketext.options import DataOptions, StudentOptions, TeacherOptions, TrainingOptions, TrainOptions
+from spiketext.options import DataOptions, StudentOptions, TaskOptions, TeacherOptions, TrainingOptions, TrainOptions
+from spiketext.processes import processes, require_all, share_out, totals
 from spiketext.rates import RateBudget
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
 from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
 
 
 class LabelObjective(nn.Module):
-    """Learn gold labels alone. An objective is a module: batch -> (loss terms by name, logits or None)."""
+    """Learn gold labels alone. An objective is a module: batch -> (loss terms by name, logits or None).
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TrainingOptions):
+    Each term is a mean; `counts` says over how many tokens or texts, so that the means of the micro-batches of a step,
+    on any number of processes, add up to the mean over all of them. class_weights [K] as in `label_loss`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        options: TrainingOptions,
+        class_weights: Tensor | None = None,
+    ):
         super().__init__()
         self.model, self.tokenizer, self.weights = model, tokenizer, {"label": 1.0}
+        self.class_weights = class_weights
         self.budget = RateBudget(model, options)
         self.weights |= self.budget.weights
 
@@ -56,15 +70,19 @@ class LabelObjective(nn.Module):
         labels, gold = batch["labels"], batch["gold"]
         votes = answer.get("votes")  # [T, B, K]
         if votes is None:
-            return {"label": label_loss(answer.logits.float(), labels, gold)}, answer.logits
-        steps = len(votes)
-        return {"label": label_loss(votes.flatten(0, 1), labels.repeat(steps), gold.repeat(steps))}, answer.logits
+            votes = at_least_float32(answer.logits)[None]
+        labels, gold = (tensor.repeat(len(votes)) for tensor in (labels, gold))
+        return {"label": label_loss(votes.flatten(0, 1), labels, gold, self.class_weights)}, answer.logits.detach()
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How many rows each term is a mean over."""
+        return {"label": batch["gold"].sum(), "rate": batch["attention_mask"].sum()}
 
 
 class ObjectiveTrainer(Trainer):
     """Hugging Face's Trainer over an objective: every loss term is logged, checkpoints are whole or ignored."""
 
-    loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch: divide by their number
+    loss_is_scaled_for_ga = True  # compute_loss returns a micro-batch's share of the mean over the step
 
     def __init__(self, rows: TextRows, validation: TextRows, **kwargs: Any):
         super().__init__(train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **kwargs)
@@ -73,9 +91,23 @@ class ObjectiveTrainer(Trainer):
         self.counted = 0
 
     def get_train_dataloader(self) -> DataLoader:
-        """Length buckets; the order is a function of (seed, epoch)."""
-        sampler = LengthBuckets(self.rows.lengths, self.args.train_batch_size, self.args.seed)
-        return self.accelerator.prepare(DataLoader(self.rows, batch_sampler=sampler, collate_fn=self.rows.collate))
+        """Length buckets, shared out here and not by Accelerate; the order is a function of (seed, epoch)."""
+        parts, world = self.args.gradient_accumulation_steps, self.accelerator.num_processes
+        size = self.args.train_batch_size * parts * world
+        rank = self.accelerator.process_index
+        sampler = LengthBuckets(self.rows.lengths, size, self.args.seed, parts, world, rank)
+        loader = DataLoader(self.rows, batch_sampler=sampler, collate_fn=self.rows.collate)
+        return prepare_data_loader(loader, self.accelerator.device, 1, 0, put_on_device=True)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of a step, and over how many tokens or texts of all of them each term is a mean."""
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return batches, None
+        counts = self.accelerator.unwrap_model(self.model).counts
+        self.counted += 1
+        reduce = partial(self.accelerator.reduce, reduction="sum")
+        return batches, totals(map(counts, batches), lambda own: reduce(own.to(device)))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Longest texts first."""
@@ -84,14 +116,19 @@ class ObjectiveTrainer(Trainer):
         return self.accelerator.prepare(DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Weighted sum of the objective's terms."""
+        """Weighted sum of the objective's terms; in training this micro-batch's share of it (`get_batch_samples`).
+
+        DDP takes the mean of the gradients of the processes, so each counts that often.
+        """
         terms, logits = model(inputs)
-        if model.training:
-            self.counted += 1
+        objective = self.accelerator.unwrap_model(model)
+        if num_items_in_batch is not None:
+            mine = objective.counts(inputs)
+            terms = {name: term * (mine[name] / num_items_in_batch[name]).to(term) for name, term in terms.items()}
             for name, term in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
-        weights = self.accelerator.unwrap_model(model).weights
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+            terms = {name: term * self.accelerator.num_processes for name, term in terms.items()}
+        loss = torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum()
         return (loss, logits) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -105,68 +142,19 @@ class ObjectiveTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term since the last line."""
         if self.counted and "loss" in logs:
-            logs |= {name: total / self.counted for name, total in self.sums.items()}
+            own = torch.tensor(list(self.sums.values()), dtype=torch.float64, device=self.args.device)
+            means = (self.accelerator.reduce(own, "sum") / self.counted).tolist()
+            logs |= dict(zip(self.sums, means, strict=True))
             self.sums, self.counted = {}, 0
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
         here = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         best = self.state.best_model_checkpoint
-        mark_whole(here, keep={Path(best).name} if best else set())
-
-
-class LossBar(ProgressCallback):
-    """The progress bar, with every loss term behind it instead of a line for each."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Show the newest losses and scores."""
-        shown = {k: f"{v:.3g}" for k, v in (logs or {}).items() if isinstance(v, float) and k in _shown(logs or {})}
-        if self.training_bar is not None and shown:
-            self.training_bar.set_postfix(shown, refresh=False)
-
-
-def _shown(logs: dict[str, Any]) -> set[str]:
-    hidden = {"epoch", "learning_rate", "grad_norm", "total_flos", "train_runtime", "train_loss"}
-    return {name for name in logs if name not in hidden and not name.endswith("per_second") and "runtime" not in name}
-
-
-class EarlyStop(EarlyStoppingCallback):
-    """Early stopping that a resumed run remembers: stopped before it was killed, it stops again at once."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """The best checkpoint is loaded at the end, so the step that was taken changes nothing."""
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
-
-
-class AfterStep(TrainerCallback):
-    """Lets a network that has `after_step` put its weights in order after every optimiser step."""
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Before the validation and the checkpoint."""
-        getattr(getattr(model, "model", None), "after_step", lambda: None)()
-
-
-class Clock(TrainerCallback, ExportableState):
-    """Seconds of training, over all resumptions."""
-
-    def __init__(self, elapsed: float = 0.0):
-        self.elapsed = elapsed
-        self.since: float | None = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Start."""
-        self.since = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Up to now."""
-        return self.elapsed + (time.monotonic() - self.since if self.since is not None else 0.0)
-
-    def state(self) -> dict:
-        """For the checkpoint."""
-        return {"args": {"elapsed": self.seconds}, "attributes": {}}
+        if self.is_world_process_zero():
+            mark_whole(here, keep={Path(best).name} if best else set())
 
 
 def fit(
@@ -180,15 +168,12 @@ def fit(
 ) -> dict[str, Any]:
     """Train an objective; with a metric, keep the best validation and stop early. Resumes from the run's checkpoint.
 
-    Returns steps, tokens read, seconds, validation scores and whether it stopped early.
-    Raises ValueError for a batch that micro-batches do not divide, Diverged when a weight is no number at the end.
+    A step reads options.batch_size texts, whatever the micro-batches and processes (`torchrun`) that share them.
+    Returns steps, seconds, processes, validation scores and the cut texts ("n of N").
+    Raises ValueError for a batch that cannot be shared out, Diverged when a weight is no number at the end.
     """
-    if options.batch_size % options.micro_batch and options.micro_batch < options.batch_size:
-        raise ValueError(f"batch_size ({options.batch_size}) must be a multiple of micro_batch ({options.micro_batch})")
-    micro = min(options.micro_batch, options.batch_size)
-    accumulate = options.batch_size // micro
-    steps = math.ceil(math.ceil(len(rows) / micro) / accumulate)
-    every = math.ceil(steps / options.evals_per_epoch)
+    micro, accumulate = share_out(options.batch_size, options.micro_batch, processes())
+    every = math.ceil(math.ceil(len(rows) / options.batch_size) / options.evals_per_epoch)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.out / "logs")
     arguments = TrainingArguments(
         output_dir=str(run.out / CHECKPOINTS),
@@ -220,6 +205,7 @@ def fit(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    require_all(arguments.world_size)
     if options.recompute:
         assert isinstance(objective.model, PreTrainedModel)
         objective.model.gradient_checkpointing_enable()
@@ -239,6 +225,7 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=run.checkpoint())
+    trainer.accelerator.wait_for_everyone()  # the first process drops the checkpoints when it finishes
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
     if not torch.isfinite(torch.stack([p.detach().sum() for p in objective.parameters()])).all():
         raise Diverged("training diverged: a weight is not a number; try a lower --learning-rate")
@@ -252,6 +239,8 @@ def fit(
         "validation": {name.removeprefix("eval_"): value for name, value in best.items() if name in keep},
         "history": trainer.state.log_history,
         "wall_s": round(clock.seconds, 1),
+        "processes": arguments.world_size,
+        "truncated": f"{rows.truncated} of {len(rows.texts)}",
     }
 
 
@@ -296,6 +285,34 @@ def label_settings(text_set: TextSet) -> dict[str, Any]:
     }
 
 
+def keep_reading(model: PreTrainedModel, options: TrainingOptions) -> None:
+    """Let a model that learned from the heads and tails of texts be given texts in that way ever after."""
+    kept = {"truncation": options.truncation, "text_length": options.max_length}
+    for name, value in kept.items():
+        vars(model.config).pop(name, None)
+        if options.truncation != "head":
+            setattr(model.config, name, value)
+
+
+def class_weights(options: TaskOptions, text_set: TextSet) -> Tensor | None:
+    """Weights [K] of the classes in the label loss: None, or rows / (K * rows of the class) of the training split.
+
+    Raises ValueError for another wish, scores instead of classes, or a class without a row.
+    """
+    if options.class_weights == "none":
+        return None
+    if options.class_weights != "balanced" or not text_set.labels:
+        raise ValueError(
+            f"class weights: expected none{' or balanced' if text_set.labels else ' (the labels are scores)'}, "
+            f"got {options.class_weights!r}"
+        )
+    counts = torch.bincount(torch.tensor(text_set.splits["train"].labels), minlength=len(text_set.labels))
+    if not counts.all():
+        empty = text_set.labels[int(counts.argmin())]
+        raise ValueError(f"class weights: {text_set.name} has no training text of class {empty!r}; leave them out")
+    return counts.sum() / (len(counts) * counts.float())
+
+
 def new_student(options: StudentOptions, tokenizer: PreTrainedTokenizerBase, teacher: Any = None) -> SpikeBertConfig:
     """The config of a new student: the teacher's width, heads and feed-forward size, the preset's spiking."""
     if options.preset not in PRESETS:
@@ -320,8 +337,12 @@ def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
     text_set = read(options)
     prepare(options)
     model, tokenizer = build(text_set)
-    rows, validation = (rows_of(text_set, s, tokenizer, options.max_length) for s in ("train", "validation"))
-    objective = LabelObjective(model, tokenizer, options)
+    rows, validation = (
+        rows_of(text_set, s, tokenizer, options.max_length, truncation=options.truncation)
+        for s in ("train", "validation")
+    )
+    keep_reading(model, options)
+    objective = LabelObjective(model, tokenizer, options, class_weights(options, text_set))
     result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
     return finish(run, model, tokenizer, command, text_set, result)
 
