@@ -188,6 +188,7 @@ def evaluate(
     confidence: float | None = None,
     precision: str = "float32",
     batch_size: int = 64,
+    per_text: bool = False,
     progress: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
@@ -195,7 +196,8 @@ def evaluate(
 
     model is a folder, data a name or path (`reading`: see `data.load`), time_steps changes T, precision the numbers
     (`to_precision`). With a confidence (a probability) a text stops at the first time step that is as sure of its
-    label; the mean number of steps is in the result. A reading of the test split is counted in the model's folder.
+    label; the mean number of steps is in the result. per_text adds "correct", a flag for each text. A
+    reading of the test split is counted in the model's folder.
     Raises ValueError for an unknown split, an empty one, or labels that are not the model's.
     """
     text_set, part = read_split(data, split, **reading)
@@ -223,6 +225,8 @@ def evaluate(
         "precision": precision,
         "data_hash": text_set.hash,
     }
+    if per_text and text_set.task == "classification":
+        result["correct"] = (answers.argmax(-1) == labels).tolist()
     if steps is not None:
         result |= {"confidence": confidence, "mean_steps": float(steps.mean())}
     if split == "test":
@@ -309,6 +313,6 @@ def tfidf_baseline(text_set: TextSet, split: str = "test") -> dict[str, Any]:
         if score > best_score:
             best, best_score, chosen = candidate, score, c
     assert best is not None
+    correct = best.predict(vectors.transform(part.texts)) == part.labels
     return {"data": text_set.name, "split": split, "rows": len(part), "C": chosen, "validation_accuracy": best_score,
-            "accuracy": float(best.score(vectors.transform(part.texts), part.labels)),
-            "data_hash": text_set.hash}  # fmt: skip
+            "accuracy": float(correct.mean()), "correct": correct.tolist(), "data_hash": text_set.hash}  # fmt: skip
