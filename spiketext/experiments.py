@@ -57,6 +57,9 @@ def read(folder: Path, name: str, scale: str | None = None) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML ({error})") from None
     _require(path, "the experiment", set(spec), _TOP)
+    missing = sorted({"title", "scale", *(("data", "seeds") if "rows" in spec else ())} - set(spec))
+    if missing:
+        raise ValueError(f"{path}: no {missing[0]}, which every experiment has; add it")
     spec |= {"name": name, "path": path.as_posix(), "at": None if scale == spec["scale"] else scale}
     for row in spec.get("rows", []):
         _require(path, f"row {row.get('row')!r}", set(row), _ROW)
