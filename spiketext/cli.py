@@ -115,7 +115,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_fields(bench, BenchOptions)
     reproduce = command("reproduce", commands.reproduce, "run an experiment of experiments/, or list them",
                         "spiketext reproduce sst2")  # fmt: skip
-    reproduce.add_argument("names", nargs="+", metavar="NAME", help="names of experiments, or list")
+    reproduce.add_argument("names", nargs="+", metavar="NAME",
+                           help="experiments; or list [NAME...]; or compare RESULT:ROW RESULT:ROW")  # fmt: skip
+    reproduce.add_argument("--scale", help="another size that the experiment has; its results stay apart")
+    reproduce.add_argument("--data", help="only these of its data sets, separated by commas")
     reproduce.add_argument("--seeds", type=int, help="how many seeds, 0..n-1; default: the experiment's")
     reproduce.add_argument("--folder", default="experiments", help="where the TOML files are")
     reproduce.add_argument("--data-dir", help="folder of the built-in sets; default: SPIKETEXT_DATA")

@@ -155,6 +155,7 @@ def evaluate(
     confidence: float | None = None,
     precision: str = "float32",
     batch_size: int = 64,
+    per_text: bool = False,
     progress: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
@@ -162,7 +163,8 @@ def evaluate(
 
     model is a folder, data a name or path (`reading`: see `data.load`), time_steps changes T, precision the numbers
     (`to_precision`). With a confidence (a probability) a text stops at the first time step that is as sure of its
-    label; the mean number of steps is in the result. A reading of the test split is counted in the model's folder.
+    label; the mean number of steps is in the result. per_text adds "correct", a flag for each text. A
+    reading of the test split is counted in the model's folder.
     Raises ValueError for an unknown split, an empty one, or labels that are not the model's.
     """
     text_set, part = read_split(data, split, **reading)
@@ -191,6 +193,8 @@ def evaluate(
         "precision": precision,
         "data_hash": text_set.hash,
     }
+    if per_text and text_set.task == "classification":
+        result["correct"] = (answers.argmax(-1) == labels).tolist()
     if steps is not None:
         result |= {"confidence": confidence, "mean_steps": float(steps.mean())}
     if split == "test":
@@ -295,7 +299,10 @@ def tfidf_baseline(text_set: TextSet, split: str = "test") -> dict[str, Any]:
         found = scores(text_set.task, answers(candidate, validation), np.asarray(validation.labels))[text_set.metric]
         if found > best_score:
             best, best_score, chosen = candidate, found, c
-    return {"data": text_set.name, "split": split, "rows": len(part), "C": chosen,
-            f"validation_{text_set.metric}": best_score,
-            **scores(text_set.task, answers(best, part), np.asarray(part.labels)),
-            "data_hash": text_set.hash}  # fmt: skip
+    given = answers(best, part)
+    result = {"data": text_set.name, "split": split, "rows": len(part), "C": chosen,
+              f"validation_{text_set.metric}": best_score,
+              **scores(text_set.task, given, np.asarray(part.labels)), "data_hash": text_set.hash}  # fmt: skip
+    if text_set.task != "regression":
+        result["correct"] = (given.argmax(-1) == np.asarray(part.labels)).tolist()
+    return result

@@ -137,6 +137,19 @@ def log_curves(
     save(figure, path)
 
 
+def line_curves(title: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: str) -> None:
+    """Draw points (x, y) of each curve, a panel for each name "UP over ACROSS"; raises ValueError as the others."""
+    figure, axes = canvas(len(panels), 7.0)
+    for axis, (name, curves) in zip(axes, panels.items(), strict=True):
+        for label, curve in curves.items():
+            axis.plot(*zip(*sorted(curve), strict=True), marker=".", label=label)
+        up, _, across = name.partition(" over ")
+        axis.set(xlabel=across.replace("_", " "), ylabel=up)
+        axis.legend(fontsize=7)
+    axes[0].set_title(title)
+    save(figure, path)
+
+
 def canvas(rows: int, width: float, height: float = 4.2) -> tuple[Any, Any]:
     """A matplotlib figure of so many axes, one below the other; inches. Raises ValueError without matplotlib."""
     try:
