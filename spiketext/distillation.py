@@ -8,17 +8,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext import checkpoints
 from spiketext.augmentation import Augmenter, english_tagger
-from spiketext.batching import TextRows
-from spiketext.corpora import sentences
 from spiketext.evaluation import model_inputs
 from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
+from spiketext.passages import passages
 from spiketext.runs import Run
 from spiketext.training import finish, fit, label_settings, new_student, prepare, read, rows_of
 
@@ -113,13 +111,12 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     student = SpikeBertModel(config)
     pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)
     copied = initialise_from_teacher(student, teacher, pairs) if options.initialise else 0
-    texts, tokens = passages(options.corpus, tokenizer, options.tokens, options.max_length, options.quiet)
-    held_out = max(1, min(500, len(texts) // 20))
-    rows, validation = (TextRows(t, tokenizer, options.max_length) for t in (texts[held_out:], texts[:held_out]))
+    rows, validation, tokens = passages(run, tokenizer, options)
     alignment = Alignment(pairs, config.hidden_size, teacher)
     objective = Distillation(student, teacher, tokenizer, alignment, options)
     result = fit(objective, rows, validation, options, run)
-    result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": len(texts)}
+    count = len(rows) + len(validation)
+    result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": count}
     return _finish(run, objective, tokenizer, "pretrain", None, result)
 
 
@@ -178,24 +175,6 @@ def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: 
         ) from None
     check_layer_map(pairs, student_layers, teacher_layers)
     return pairs
-
-
-def passages(
-    corpus: str, tokenizer: PreTrainedTokenizerBase, budget: int, max_length: int, quiet: bool = True
-) -> tuple[list[str], int]:
-    """Sentences of a corpus, evenly drawn over its length, until their tokens reach the budget; and the tokens."""
-    every = [sentence for sentence in tqdm(sentences(corpus), desc="corpus", unit=" sentences", disable=quiet)]
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen: list[str] = []
-    total = 0
-    for start in range(0, len(order), 1000):
-        part = [every[i] for i in order[start : start + 1000]]
-        for text, ids in zip(part, tokenizer(part, truncation=True, max_length=max_length)["input_ids"], strict=True):
-            if total >= budget:
-                return chosen, total
-            chosen.append(text)
-            total += len(ids)
-    return chosen, total
 
 
 def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Augmenter | None:

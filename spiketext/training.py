@@ -25,7 +25,7 @@ from transformers import (
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback
 
 from spiketext import checkpoints
-from spiketext.batching import EvaluationOrder, LengthBuckets, TextRows
+from spiketext.batching import EvaluationOrder, LengthBuckets, Rows, TextRows
 from spiketext.data import TextSet, load
 from spiketext.evaluation import Diverged, model_inputs, scores
 from spiketext.losses import label_loss
@@ -58,7 +58,7 @@ class ObjectiveTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # compute_loss returns a mean over the micro-batch: divide by their number
 
-    def __init__(self, rows: TextRows, validation: TextRows, **kwargs: Any):
+    def __init__(self, rows: Rows, validation: Rows, **kwargs: Any):
         super().__init__(train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **kwargs)
         self.rows, self.validation = rows, validation
         self.sums: dict[str, float] = {}
@@ -163,8 +163,8 @@ class Clock(TrainerCallback, ExportableState):
 
 def fit(
     objective: nn.Module,
-    rows: TextRows,
-    validation: TextRows,
+    rows: Rows,
+    validation: Rows,
     options: TrainingOptions,
     run: Run,
     task: str | None = None,
