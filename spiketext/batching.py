@@ -13,12 +13,40 @@ from torch.utils.data import Dataset, Sampler
 Variant = Callable[[str, tuple, bool], str]
 
 
-class TextRows(Dataset):
-    """Tokenised rows; an index is (epoch, row). Rows from len(texts) on are augmented copies, new in every epoch.
+class Rows(Dataset):
+    """What a training reads: an index is (epoch, row), `lengths` are in tokens, `pad` is the id that fills a batch.
+
+    A row is {"input_ids", "token_type_ids", "labels", "gold"}; gold is 0 for an augmented copy, which has no label.
+    """
+
+    lengths: np.ndarray
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Rows -> input_ids, attention_mask, token_type_ids [B, L], labels [B], gold [B]."""
+        longest = max(len(row["input_ids"]) for row in rows)
+
+        def padded(name: str, fill: int) -> Tensor:
+            return torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
+
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        return {
+            "input_ids": padded("input_ids", self.pad),
+            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+            "token_type_ids": padded("token_type_ids", 0),
+            "labels": torch.tensor([row["labels"] for row in rows]),
+            "gold": torch.tensor([row["gold"] for row in rows]),
+        }
+
+
+class TextRows(Rows):
+    """Tokenised texts, see `Rows`. Rows from len(texts) on are augmented copies, new in every epoch.
 
     A text of more than max_length tokens keeps its head, or with truncation "head-tail" its two ends; `truncated` says
     how many texts were cut.
-    A row is {"input_ids", "token_type_ids", "labels", "gold"}; gold is 0 for an augmented copy, which has no label.
     """
 
     def __init__(
@@ -39,13 +67,10 @@ class TextRows(Dataset):
             raise ValueError("truncation head-tail: is for single texts, got pairs; leave it out")
         self.truncation = truncation
         self.texts, self.pairs, self.labels = list(texts), list(pairs) if pairs else None, labels
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer, self.max_length, self.pad = tokenizer, max_length, tokenizer.pad_token_id
         self.augment, self.copies, self.seed = augment, copies if augment else 0, seed
         self.ids, self.segments, self.truncated = self._encode(self.texts, self.pairs)
         self.lengths = np.tile([len(ids) for ids in self.ids], 1 + self.copies)
-
-    def __len__(self) -> int:
-        return len(self.texts) * (1 + self.copies)
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
         epoch, row = index
@@ -79,22 +104,6 @@ class TextRows(Dataset):
         """The first and the last tokens, marks of beginning and end included."""
         tail = self.max_length // 2
         return tokens[: self.max_length - tail] + tokens[len(tokens) - tail :]
-
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Rows -> input_ids, attention_mask, token_type_ids [B, L], labels [B], gold [B]."""
-        longest = max(len(row["input_ids"]) for row in rows)
-
-        def padded(name: str, fill: int) -> Tensor:
-            return torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
-
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        return {
-            "input_ids": padded("input_ids", self.tokenizer.pad_token_id),
-            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-            "token_type_ids": padded("token_type_ids", 0),
-            "labels": torch.tensor([row["labels"] for row in rows]),
-            "gold": torch.tensor([row["gold"] for row in rows]),
-        }
 
     def batches(self, size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """All rows once, without shuffling, longest first: (row numbers, batch)."""

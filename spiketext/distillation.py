@@ -8,25 +8,22 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext import checkpoints
 from spiketext.augmentation import Augmenter, english_tagger
-from spiketext.batching import TextRows
-from spiketext.corpora import sentences
 from spiketext.data import TextSet
 from spiketext.evaluation import model_inputs
+from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
-from spiketext.processes import is_first
+from spiketext.passages import passages
 from spiketext.rates import RateBudget
 from spiketext.runs import Run
 from spiketext.training import (
     class_weights,
     finish,
-    fit,
     keep_reading,
     label_settings,
     new_student,
@@ -137,19 +134,12 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     student = SpikeBertModel(config)
     pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)
     copied = initialise_from_teacher(student, teacher, pairs) if options.initialise else 0
-    quiet = options.quiet or not is_first()
-    texts, seconds, tokens = passages(
-        options.corpus, tokenizer, options.tokens, options.max_length, quiet, options.pairs
-    )
-    held_out = max(1, min(500, len(texts) // 20))
-    rows, validation = (
-        TextRows(texts[part], tokenizer, options.max_length, seconds and seconds[part], truncation=options.truncation)
-        for part in (slice(held_out, None), slice(held_out))
-    )
+    rows, validation, tokens = passages(run, tokenizer, options, pairs=options.pairs)
     alignment = Alignment(pairs, config.hidden_size, teacher)
     objective = Distillation(student, teacher, tokenizer, alignment, options)
     result = fit(objective, rows, validation, options, run)
-    result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": len(texts)}
+    count = len(rows) + len(validation)
+    result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": count}
     return _finish(run, objective, tokenizer, "pretrain", None, result)
 
 
@@ -210,39 +200,6 @@ def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: 
         ) from None
     check_layer_map(pairs, student_layers, teacher_layers)
     return pairs
-
-
-def passages(
-    corpus: str,
-    tokenizer: PreTrainedTokenizerBase,
-    budget: int,
-    max_length: int,
-    quiet: bool = True,
-    pairs: bool = False,
-) -> tuple[list[str], list[str] | None, int]:
-    """Sentences of a corpus, evenly drawn over its length, until their tokens reach the budget; and the tokens.
-
-    Returns texts [N], None or with `pairs` the sentence that follows each of them [N], tokens. No sentence is in two
-    pairs. Raises ValueError when there is none.
-    """
-    found = tqdm(sentences(corpus), desc="corpus", unit=" sentences", disable=quiet)
-    every = list(zip(found, found, strict=False)) if pairs else [(sentence,) for sentence in found]
-    if not every:
-        raise ValueError(f"corpus {corpus}: one sentence is no pair; give more text, or leave --pairs out")
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen: list[tuple[str, ...]] = []
-    total = 0
-    for start in range(0, len(order), 1000):
-        part = [every[i] for i in order[start : start + 1000]]
-        columns = map(list, zip(*part, strict=True))
-        for row, ids in zip(
-            part, tokenizer(*columns, truncation=True, max_length=max_length)["input_ids"], strict=True
-        ):
-            if total < budget:
-                chosen.append(row)
-                total += len(ids)
-    texts, *seconds = map(list, zip(*chosen, strict=True))
-    return texts, seconds[0] if seconds else None, total
 
 
 def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Augmenter | None:
