@@ -26,6 +26,24 @@ def test_the_file_holds_known_keys_only(name):
     assert experiments.read(FOLDER, name)["name"] == name
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rows_that_rows_start_from_exist(name):
+    spec = experiments.read(FOLDER, name)
+    names = {row["row"] for row in spec["rows"]}
+    assert len(names) == len(spec["rows"]) and experiments.against(spec) in {None, *names}
+    for row in spec["rows"]:
+        if "from" in row:
+            there, other = experiments.find(FOLDER, spec, row["from"], row)
+            assert set(experiments.sets_of(spec)) <= set(experiments.sets_of(there))
+            assert all(
+                other["at"][key] == value for key, value in row.get("at", {}).items() if key in other.get("at", {})
+            )
+        if row["kind"] == "distill":
+            assert experiments.teacher_of(FOLDER, spec, row)[1]["kind"] == "teacher"
+            student = experiments.of_set(row.get("student"), experiments.sets_of(spec)[0])
+            assert student is None or "pretrain" in experiments.read(FOLDER, student)
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_file_says_what_it_must(path):
     result = json.loads(path.read_text(encoding="utf-8"))
