@@ -19,10 +19,10 @@ demo: setup
 	$(BIN)/spiketext demo
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-slow: setup
-	$(BIN)/pytest -m "slow and not data"
+	$(BIN)/pytest -n 2 -m "slow and not data"
 
 test-data: setup
 	$(BIN)/pytest -m data -s

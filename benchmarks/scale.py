@@ -5,7 +5,7 @@ random ids, 6 blocks. `ratio` is seconds / those of the curve's first point, `pe
 letter: 1 is proportional, below 1 something is shared. The word embedding (30,522 x D) is in every step.
 
 Memory: the resident peak above that before reading, in a process of its own for each corpus and reader: `sentences`
-alone, and `passages`, which stage 1 calls. `ratio` is growth / size of the corpus: 0 is flat.
+alone, and `draw`, which stage 1 calls. `ratio` is growth / size of the corpus: 0 is flat.
 
 Stage 1 on 3 billion words: operations and bytes are computed from the shapes, the time from the measured step of stage
 1 on this machine and no other. The tokens of a word are counted on texts that we ship.
@@ -24,8 +24,9 @@ from spiketext import checkpoints
 from spiketext.bench import Row, Say, elsewhere, measure, serve
 from spiketext.corpora import sentences
 from spiketext.data import load
-from spiketext.distillation import Alignment, Distillation, pairs_of, passages
+from spiketext.distillation import Alignment, Distillation, pairs_of
 from spiketext.options import BenchOptions, PretrainOptions
+from spiketext.passages import draw
 
 BASE = {"T": 4, "L": 32, "D": 384, "B": 16}
 CURVES = {"T": (1, 2, 4, 8), "L": (16, 32, 64, 128, 256), "D": (192, 384, 768), "B": (8, 16, 32, 64)}
@@ -78,7 +79,7 @@ def _memory(megabytes: int) -> list[Row]:
                 line = "".join(SENTENCE.format(number % 97, number + i) for i in range(4)) + "\n"
                 number += 4
                 written += stream.write(line)
-        for which in ("sentences", "passages"):
+        for which in ("sentences", "draw"):
             settings = {"corpus": str(path), "reader": which}
             with elsewhere(reader, settings, {"OMP_NUM_THREADS": "1"}, here=megabytes < 10) as ask:
                 found = ask("read")
@@ -89,14 +90,14 @@ def _memory(megabytes: int) -> list[Row]:
 
 def reader(settings: dict[str, str]) -> Callable[[Any], Row]:
     """The process that reads a corpus: sentences, seconds, and growth of its resident peak in MiB."""
-    tokenizer = checkpoints.load_tokenizer("minilm") if settings["reader"] == "passages" else None
+    tokenizer = checkpoints.load_tokenizer("minilm") if settings["reader"] == "draw" else None
 
     def answer(question: Any) -> Row:
         before, started = resident_peak(), time.perf_counter()
         if tokenizer is None:
             count = sum(1 for _ in sentences(settings["corpus"]))
         else:
-            count = len(passages(settings["corpus"], tokenizer, 10_000, 64)[0])
+            count = sum(1 for _ in draw(settings["corpus"], tokenizer, 10_000, 64))
         return {"sentences": count, "seconds": time.perf_counter() - started, "growth_mib": resident_peak() - before}
 
     return answer

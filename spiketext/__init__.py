@@ -18,6 +18,9 @@ _HOMES = {
     "spiketext.evaluation": ("evaluate", "predict"),
     "spiketext.energy": ("energy", "reference"),
     "spiketext.audit": ("audit",),
+    "spiketext.insight": ("look_inside",),
+    "spiketext.portraits": ("attention_map", "firing_rates", "learning_curves", "raster"),
+    "spiketext.report": ("report",),
     "spiketext.figures": ("accuracy_against_energy", "energy_by_layer"),
 }
 _STAGES = {

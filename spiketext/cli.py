@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from spiketext import __version__, commands
+from spiketext import __version__, commands, processes
 from spiketext.machine import keep_memory
 from spiketext.options import (
     BenchOptions,
@@ -92,13 +92,20 @@ def build_parser() -> argparse.ArgumentParser:
     audit = command("audit", commands.audit, "is it spiking: what every layer reads; dead and saturated neurons",
                     "spiketext audit --model runs/spiking --data reviews.csv --strict")  # fmt: skip
     audit.add_argument("--strict", action="store_true", help="exit code 2 when a layer that must be spiking is not")
-    for counted, texts in ((energy, None), (audit, 64)):
-        counted.add_argument("--save", action="store_true", help="keep the result in the model's folder, for its card")
-        counted.add_argument("--model", required=counted is audit, help="folder of the model")
-        counted.add_argument(
-            "--split", default="validation", help="train, validation (default) or test; labels are unread"
-        )
-        texts_help = f"so many texts, spread over the split (default {texts or 'all'})"
+    for kept in (energy, audit):
+        kept.add_argument("--save", action="store_true", help="keep the result in the model's folder, for its card")
+    report = command("report", commands.report, "one HTML page that shows a model: scores, energy, spikes, attention",
+                     "spiketext report --model runs/spiking --data reviews.csv --out report.html")  # fmt: skip
+    report.add_argument("--out", required=True, metavar="FILE", help="the page, .html; needs nothing beside it")
+    report.add_argument("--text", help="the text whose spikes and attention are shown; default: one of the split")
+    report.add_argument("--attack", metavar="DIR", help="folder of an attack on this model: its texts are shown too")
+    report.add_argument("--figures", metavar="DIR", help="write each figure there too, as SVG")
+    for counted, texts in ((energy, None), (audit, 64), (report, 64)):
+        counted.add_argument("--model", required=counted is not energy, help="folder of the model")
+        reads = "test is logged" if counted is report else "labels are unread"
+        counted.add_argument("--split", default="validation", help=f"train, validation (default) or test; {reads}")
+        what = "energy and audit read so many texts" if counted is report else "so many texts"
+        texts_help = f"{what}, spread over the split (default {texts or 'all'})"
         counted.add_argument("--limit", type=int, default=texts, help=texts_help)
         counted.add_argument("--batch-size", type=int, default=32, help="texts at once")
         _add_fields(counted, DataOptions)
@@ -120,7 +127,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_fields(bench, BenchOptions)
     reproduce = command("reproduce", commands.reproduce, "run an experiment of experiments/, or list them",
                         "spiketext reproduce sst2")  # fmt: skip
-    reproduce.add_argument("names", nargs="+", metavar="NAME", help="names of experiments, or list")
+    reproduce.add_argument("names", nargs="+", metavar="NAME",
+                           help="experiments; or list [NAME...]; or compare RESULT:ROW RESULT:ROW")  # fmt: skip
+    reproduce.add_argument("--scale", help="another size that the experiment has; its results stay apart")
+    reproduce.add_argument("--data", help="only these of its data sets, separated by commas")
     reproduce.add_argument("--seeds", type=int, help="how many seeds, 0..n-1; default: the experiment's")
     reproduce.add_argument("--folder", default="experiments", help="where the TOML files are")
     reproduce.add_argument("--data-dir", help="folder of the built-in sets; default: SPIKETEXT_DATA")
@@ -151,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    processes.stop_with_the_others()
     try:
         args.run(args)
         return 0
@@ -164,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nspiketext {args.command}: interrupted; the same command again resumes", file=sys.stderr)
         return 130
     except Exception as error:
+        if processes.another_ended(error):
+            return _refuse(args.command, "another process ended, so this one stops; the same command again resumes")
         if type(error).__name__.startswith("StrictDataclass"):
             return _refuse(args.command, error)
         if _failed_to_write(error):
@@ -172,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(command: str, error: object) -> int:
-    print(f"spiketext {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"spiketext {command}{processes.name()}: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 
 

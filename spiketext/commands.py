@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spiketext.options import BenchOptions, DataOptions
+from spiketext.processes import is_first
 from spiketext.runs import write_whole
 
 RENAMED = {"start": "from"}  # a field that is a Python keyword on the command line
@@ -43,7 +44,8 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def _show(result: Any, args: argparse.Namespace, table: Callable[[], str]) -> None:
-    print(json.dumps(result, ensure_ascii=False) if args.json else table())
+    if is_first():
+        print(json.dumps(result, ensure_ascii=False) if args.json else table())
 
 
 def _pairs_table(result: dict[str, Any]) -> str:
@@ -140,6 +142,16 @@ def push(args: argparse.Namespace) -> None:
     _show(result, args, lambda: f"{listed}\nnothing was uploaded" if args.dry_run else f"uploaded to {result['url']}")
 
 
+def report(args: argparse.Namespace) -> None:
+    """A page about a model; prints where it is and the scores on it."""
+    from spiketext.report import report
+
+    result = report(args.model, args.data or "", args.out, args.split, limit=args.limit, batch_size=args.batch_size,
+                    text=args.text, attack=args.attack, figures=args.figures, progress=not args.json,
+                    **_reading(args))  # fmt: skip
+    _show(result, args, lambda: _pairs_table(result))
+
+
 def predict(args: argparse.Namespace) -> None:
     """A line for each text: labels with probabilities, or the value of a regression."""
     from spiketext.evaluation import predict
@@ -218,17 +230,39 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def reproduce(args: argparse.Namespace) -> None:
-    """Experiments, or the state of all of them."""
-    from spiketext.reproduce import listing, reproduce
+    """Experiments, the state of all of them or the cells of some, or two rows compared."""
+    from spiketext.experiments import listing
+    from spiketext.results import compare, compare_text
 
     folder = Path(args.folder)
-    if args.names == ["list"]:
-        rows = listing(folder)
-        _show(rows, args, lambda: "\n".join(f"{r['name']:<14} {r['state']:<10} {r['title']}" for r in rows))
+    if args.names[0] == "compare":
+        if len(args.names) != 3:
+            raise ValueError("reproduce compare: expected two rows, RESULT:ROW RESULT:ROW")
+        rows = compare(folder, *args.names[1:])
+        _show(rows, args, lambda: compare_text(rows))
         return
+    if args.names[0] == "list":
+        rows = listing(folder, args.names[1:])
+        _show(rows, args, lambda: _listing_text(rows, cells=len(args.names) > 1))
+        return
+    from spiketext.reproduce import reproduce
+
     for name in args.names:
-        result = reproduce(folder, name, args.data_dir, args.seeds, say=lambda text: print(text, file=sys.stderr))
+        result = reproduce(folder, name, args.data_dir, args.seeds, lambda text: print(text, file=sys.stderr),
+                           args.scale, args.data.split(",") if args.data else ())  # fmt: skip
         print(json.dumps(result["json"]) if args.json else result["table"])
+
+
+def _listing_text(rows: list[dict[str, Any]], cells: bool) -> str:
+    from spiketext.figures import columns
+
+    if cells:
+        shown = [{"experiment": row["name"], "scale": row["scale"] or "default"} | cell
+                 for row in rows for cell in row["cells"]]  # fmt: skip
+        return columns([cell | {"done": len(cell["done"]), "open": len(cell["open"])} for cell in shown])
+    lines = [{"experiment": row["name"], "scale": row["scale"] or "", "state": row["state"],
+              "hours to go": round(row["cost_s"] / 3600, 1), "title": row["title"]} for row in rows]  # fmt: skip
+    return columns(lines)
 
 
 def bench(args: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext.batching import TextRows
-from spiketext.evaluation import Diverged, longest, model_inputs
+from spiketext.evaluation import Diverged, longest, model_inputs, rows_for
 from spiketext.models.spikebert import SpikingSelfAttention
 from spiketext.neurons import LIF, NormLIF
 from spiketext.values import Values, read
@@ -98,7 +98,7 @@ def count(
     most = longest(model, tokenizer)
     if length is not None and not 1 <= length <= most:
         raise ValueError(f"length: expected 1 to {most} tokens, what the model can read; got {length}")
-    rows = TextRows(texts, tokenizer, length or most, pairs)
+    rows = rows_for(model, tokenizer, texts, pairs, length)
     counter = Counter(model.eval())
     with (
         counter.counting(),

@@ -8,19 +8,29 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext import checkpoints
 from spiketext.augmentation import Augmenter, english_tagger
-from spiketext.batching import TextRows
-from spiketext.corpora import sentences
+from spiketext.data import TextSet
 from spiketext.evaluation import model_inputs
-from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss
+from spiketext.fitting import fit
+from spiketext.losses import at_least_float32, check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
+from spiketext.passages import passages
+from spiketext.rates import RateBudget
 from spiketext.runs import Run
-from spiketext.training import finish, fit, label_settings, new_student, prepare, read, rows_of
+from spiketext.training import (
+    class_weights,
+    finish,
+    keep_reading,
+    label_settings,
+    new_student,
+    prepare,
+    read,
+    rows_of,
+)
 
 Pairs = list[tuple[int, int]]
 _ALIGNMENT = "alignment.safetensors"
@@ -49,8 +59,9 @@ class Alignment(nn.Module):
         losses = []
         for (mine, theirs), linear, layer_norm in zip(self.pairs, self.features, self.norms, strict=True):
             guess = layer_norm(linear(student[mine].sum(0)))
-            losses.append(feature_loss(guess.float(), teacher[theirs].float(), mask, norm))
-        embedding = feature_loss(self.embedding(student[0]).float(), teacher[0].float(), mask, norm)
+            losses.append(feature_loss(at_least_float32(guess), at_least_float32(teacher[theirs]), mask, norm))
+        guess = self.embedding(student[0])
+        embedding = feature_loss(at_least_float32(guess), at_least_float32(teacher[0]), mask, norm)
         return torch.stack(losses).sum() if losses else embedding.new_zeros(()), embedding
 
 
@@ -70,10 +81,13 @@ class Distillation(nn.Module):
     def __init__(self, model: PreTrainedModel, teacher: PreTrainedModel, tokenizer: Any, alignment: Alignment, options):
         super().__init__()
         self.model, self.alignment, self.tokenizer, self.options = model, alignment, tokenizer, options
+        self.class_weights: Tensor | None = None
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.weights = {"features": options.feature_weight, "embedding": options.embedding_weight}
         if isinstance(options, DistillOptions):
             self.weights |= {"logits": options.logit_weight, "labels": options.label_weight}
+        self.budget = RateBudget(model, options)
+        self.weights |= self.budget.weights
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Terms of eq. 7 (stage 1) or eq. 8 (stage 2); a term of weight 0 is not computed."""
@@ -82,8 +96,9 @@ class Distillation(nn.Module):
         wants_features = bool(self.weights["features"] or self.weights["embedding"])
         with torch.no_grad():
             target = teacher(**inputs, output_hidden_states=wants_features)
-        answer = self.model(**inputs, output_hidden_states=wants_features)
-        terms = {}
+        with self.budget.watching(self.model, batch) as rate:
+            answer = self.model(**inputs, output_hidden_states=wants_features)
+        terms = rate()
         if wants_features:
             hidden = answer.hidden_states
             if isinstance(self.model, SpikeBertModel):
@@ -92,10 +107,16 @@ class Distillation(nn.Module):
             terms["features"], terms["embedding"] = self.alignment(hidden, target.hidden_states, mask, norm)
         logits = answer.get("logits")
         if logits is not None:
-            logits = logits.float()
-            terms["logits"] = logit_loss(logits, target.logits.float(), self.options.temperature)
-            terms["labels"] = label_loss(logits, batch["labels"], batch["gold"])
+            logits = at_least_float32(logits)
+            terms["logits"] = logit_loss(logits, at_least_float32(target.logits), self.options.temperature)
+            terms["labels"] = label_loss(logits, batch["labels"], batch["gold"], self.class_weights)
+            logits = logits.detach()
         return {name: term for name, term in terms.items() if self.weights[name]}, logits
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How many tokens or rows each term is a mean over."""
+        tokens, rows = batch["attention_mask"].sum(), torch.ones_like(batch["gold"]).sum()
+        return {"features": tokens, "embedding": tokens, "rate": tokens, "logits": rows, "labels": batch["gold"].sum()}
 
 
 def pretrain(options: PretrainOptions) -> dict[str, Any]:
@@ -113,13 +134,12 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     student = SpikeBertModel(config)
     pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)
     copied = initialise_from_teacher(student, teacher, pairs) if options.initialise else 0
-    texts, tokens = passages(options.corpus, tokenizer, options.tokens, options.max_length, options.quiet)
-    held_out = max(1, min(500, len(texts) // 20))
-    rows, validation = (TextRows(t, tokenizer, options.max_length) for t in (texts[held_out:], texts[:held_out]))
+    rows, validation, tokens = passages(run, tokenizer, options, pairs=options.pairs)
     alignment = Alignment(pairs, config.hidden_size, teacher)
     objective = Distillation(student, teacher, tokenizer, alignment, options)
     result = fit(objective, rows, validation, options, run)
-    result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": len(texts)}
+    count = len(rows) + len(validation)
+    result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": count}
     return _finish(run, objective, tokenizer, "pretrain", None, result)
 
 
@@ -136,7 +156,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     text_set = read(options)
     prepare(options)
     teacher, tokenizer = checkpoints.teacher_of_task(options.teacher), checkpoints.load_tokenizer(options.teacher)
-    _require_task(teacher, text_set.labels, options.teacher, text_set.name)
+    _require_task(teacher, text_set, options.teacher)
     if options.student:
         checkpoints.require_same_tokenizer(tokenizer, checkpoints.load_tokenizer(options.student))
         model = checkpoints.load_for_training(options.student, **label_settings(text_set))
@@ -157,9 +177,11 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     train = text_set.splits["train"]
     augment = augmenter(options, [*train.texts, *(train.pairs or [])], tokenizer)
     rows = rows_of(text_set, "train", tokenizer, options.max_length, augment=augment, copies=options.copies,
-                   seed=options.seed)  # fmt: skip
-    validation = rows_of(text_set, "validation", tokenizer, options.max_length)
+                   seed=options.seed, truncation=options.truncation)  # fmt: skip
+    validation = rows_of(text_set, "validation", tokenizer, options.max_length, truncation=options.truncation)
+    keep_reading(model, options)
     objective = Distillation(model, teacher, tokenizer, alignment, options)
+    objective.class_weights = class_weights(options, text_set)
     result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
     result |= {"layer_map": pairs, "initialised_tensors": copied, "stage1": options.student,
                "part_of_speech": bool(augment and augment.tagger)}  # fmt: skip
@@ -180,24 +202,6 @@ def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: 
     return pairs
 
 
-def passages(
-    corpus: str, tokenizer: PreTrainedTokenizerBase, budget: int, max_length: int, quiet: bool = True
-) -> tuple[list[str], int]:
-    """Sentences of a corpus, evenly drawn over its length, until their tokens reach the budget; and the tokens."""
-    every = [sentence for sentence in tqdm(sentences(corpus), desc="corpus", unit=" sentences", disable=quiet)]
-    order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen: list[str] = []
-    total = 0
-    for start in range(0, len(order), 1000):
-        part = [every[i] for i in order[start : start + 1000]]
-        for text, ids in zip(part, tokenizer(part, truncation=True, max_length=max_length)["input_ids"], strict=True):
-            if total >= budget:
-                return chosen, total
-            chosen.append(text)
-            total += len(ids)
-    return chosen, total
-
-
 def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Augmenter | None:
     """The augmentation of stage 2; None when no copies are asked for."""
     if not options.copies:
@@ -206,12 +210,13 @@ def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTo
     return Augmenter(texts, mask, english_tagger(options.data_dir), options.p_mask, options.p_pos, options.p_ngram)
 
 
-def _require_task(teacher: PreTrainedModel, labels: list[str], name: str, data: str) -> None:
-    known = checkpoints.label_names(teacher)
-    if labels and known != labels:
+def _require_task(teacher: PreTrainedModel, text_set: TextSet, name: str) -> None:
+    known, labels = checkpoints.label_names(teacher), text_set.labels
+    scores = not labels and len(known) == 1
+    if known != labels and not scores:
         raise ValueError(
-            f"teacher {name} answers {', '.join(known)}; {data} has {', '.join(labels)}; fine-tune a teacher "
-            "on these texts first (spiketext teacher)"
+            f"teacher {name} answers {', '.join(known)}; {text_set.name} has {', '.join(labels) or 'scores'}; "
+            "fine-tune a teacher on these texts first (spiketext teacher)"
         )
 
 

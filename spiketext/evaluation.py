@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,8 +18,8 @@ from spiketext.batching import TextRows
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet, load
 from spiketext.models.streaming import Stepper
-from spiketext.neurons import LIF
 from spiketext.precision import to_precision
+from spiketext.rates import RateCounter
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 _TOKEN_STEPS = 2**19  # tokens times steps in one forward pass
@@ -56,54 +54,6 @@ def scores(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     }
 
 
-class RateCounter:
-    """Shares of neuron-steps of real tokens that fired, layer by layer, while `counting` is active."""
-
-    def __init__(self) -> None:
-        self.fired: dict[str, float] = {}
-        self.possible: dict[str, float] = {}
-        self.mask: Tensor | None = None
-
-    @contextmanager
-    def counting(self, model: nn.Module) -> Iterator[RateCounter]:
-        """Hooks on every layer of neurons; set `mask` [B, L] before each forward pass."""
-        layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LIF)]
-        handles = [module.register_forward_hook(partial(self._record, name)) for name, module in layers]
-        try:
-            yield self
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _record(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
-        assert self.mask is not None
-        span = getattr(module, "span", 1)
-        if span is None:  # neurons of the whole text
-            spikes = spikes[:, :, None]
-        fired = (spikes != 0).flatten(3).sum(-1, dtype=torch.float32)  # [T, B, L]
-        real = _places(self.mask, span, spikes.shape[2])
-        self.fired[name] = self.fired.get(name, 0.0) + float((fired * real).sum())
-        neurons = spikes[0, 0, 0].numel() * spikes.shape[0]
-        self.possible[name] = self.possible.get(name, 0.0) + neurons * float(real.sum())
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Firing rate of each layer, 0..1."""
-        return {name: self.fired[name] / self.possible[name] for name in self.fired}
-
-    @property
-    def rate(self) -> float | None:
-        """Firing rate over all neurons; None for a model without any."""
-        return sum(self.fired.values()) / sum(self.possible.values()) if self.possible else None
-
-
-def _places(mask: Tensor, span: int | None, places: int) -> Tensor:
-    """mask [B, L] of real tokens -> [B, places] of real neurons, each of which sees `span` tokens: at least one."""
-    words = mask.sum(1, keepdim=True)
-    real = words - span + 1 if span else torch.ones_like(words)
-    return torch.arange(places, device=mask.device) < real.clamp(min=1)
-
-
 @torch.inference_mode()
 def logits_of(
     model: PreTrainedModel,
@@ -120,8 +70,8 @@ def logits_of(
     """
     if not texts:
         raise ValueError("no texts: expected at least one")
-    rows = TextRows(texts, tokenizer, longest(model, tokenizer), pairs)
-    batch_size = min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
+    rows = rows_for(model, tokenizer, texts, pairs)
+    batch_size = texts_at_once(rows, model, batch_size)
     answers = np.empty((len(texts), len(label_names(model))), dtype=np.float32)
     model.eval()
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
@@ -152,7 +102,7 @@ def anytime_logits(
     """
     if not 0 <= confidence <= 1:
         raise ValueError(f"confidence: expected a probability, got {confidence}")
-    rows = TextRows(texts, tokenizer, longest(stepper.model, tokenizer), pairs)
+    rows = rows_for(stepper.model, tokenizer, texts, pairs)
     answers = np.empty((len(texts), len(label_names(stepper.model))), dtype=np.float32)
     steps = np.empty(len(texts), dtype=int)
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
@@ -164,15 +114,32 @@ def anytime_logits(
     return answers, steps
 
 
+def texts_at_once(rows: TextRows, model: PreTrainedModel, batch_size: int) -> int:
+    """At most batch_size, fewer where T times the tokens would need more than about 1 GB."""
+    return min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
+
+
 def steps_of(model: PreTrainedModel) -> int:
     """T; 1 for a model without time."""
     return getattr(model.config, "time_steps", None) or 1
 
 
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens that a model can read of one text."""
+    """The most tokens that a model can read of one text; one that reads heads and tails: as many as in training."""
     positions = getattr(model.config, "max_position_embeddings", 512) or 512
-    return min(positions, tokenizer.model_max_length, 512)
+    return min(getattr(model.config, "text_length", positions), positions, tokenizer.model_max_length, 512)
+
+
+def rows_for(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    length: int | None = None,
+) -> TextRows:
+    """Texts as a model reads them, cut where they are longer than `longest` (or length)."""
+    truncation = getattr(model.config, "truncation", "head")
+    return TextRows(texts, tokenizer, length or longest(model, tokenizer), pairs, truncation=truncation)
 
 
 def model_inputs(tokenizer: PreTrainedTokenizerBase, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -189,6 +156,7 @@ def evaluate(
     confidence: float | None = None,
     precision: str = "float32",
     batch_size: int = 64,
+    per_text: bool = False,
     progress: bool = False,
     **reading: Any,
 ) -> dict[str, Any]:
@@ -196,7 +164,8 @@ def evaluate(
 
     model is a folder, data a name or path (`reading`: see `data.load`), time_steps changes T, precision the numbers
     (`to_precision`). With a confidence (a probability) a text stops at the first time step that is as sure of its
-    label; the mean number of steps is in the result. A reading of the test split is counted in the model's folder.
+    label; the mean number of steps is in the result. per_text adds "correct", a flag for each text. A
+    reading of the test split is counted in the model's folder.
     Raises ValueError for an unknown split, an empty one, or labels that are not the model's.
     """
     text_set, part = read_split(data, split, **reading)
@@ -217,6 +186,7 @@ def evaluate(
         "data": text_set.name,
         "split": split,
         "rows": len(part),
+        "truncated": f"{rows_for(network, tokenizer, part.texts, part.pairs).truncated} of {len(part)}",
         **scores(text_set.task, answers, labels),
         "firing_rate": counter.rate,
         "layer_rates": counter.rates,
@@ -224,6 +194,8 @@ def evaluate(
         "precision": precision,
         "data_hash": text_set.hash,
     }
+    if per_text and text_set.task == "classification":
+        result["correct"] = (answers.argmax(-1) == labels).tolist()
     if steps is not None:
         result |= {"confidence": confidence, "mean_steps": float(steps.mean())}
     if split == "test":
@@ -243,12 +215,13 @@ def read_split(data: str | TextSet, split: str, **reading: Any) -> tuple[TextSet
 
 def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: str) -> np.ndarray:
     """Labels [N] in the ids of the network. Raises ValueError when the class names differ."""
-    if text_set.task == "regression":
-        return np.asarray(part.labels, dtype=np.float64)
     names = label_names(network)
+    if text_set.task == "regression" and len(names) == 1:
+        return np.asarray(part.labels, dtype=np.float64)
     if sorted(names) != sorted(text_set.labels):
         raise ValueError(
-            f"model {model} knows the labels {', '.join(names)}; {text_set.name} has {', '.join(text_set.labels)}; "
+            f"model {model} knows the labels {', '.join(names)}; {text_set.name} has "
+            f"{', '.join(text_set.labels) or 'scores'}; "
             "evaluate on texts with the labels it was trained on"
         )
     return np.asarray([names.index(text_set.labels[int(label)]) for label in part.labels])
@@ -297,20 +270,41 @@ def predict(
 
 
 def tfidf_baseline(text_set: TextSet, split: str = "test") -> dict[str, Any]:
-    """TF-IDF (words and pairs of words) with logistic regression, C chosen on validation."""
+    """TF-IDF (words and pairs of words) with logistic regression; for scores ridge regression.
+
+    A pair is read as its two texts side by side, and the product of their TF-IDF: what they share. The strength of the
+    regularisation is chosen on validation, by the metric of the set. Returns all scores of the split.
+    """
+    from scipy.sparse import hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
 
     train, validation, part = (text_set.splits[name] for name in ("train", "validation", split))
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
-    x = vectors.fit_transform(train.texts)
-    best, best_score = None, -1.0
+    vectors.fit([*train.texts, *(train.pairs or [])])
+
+    def read(rows: Split) -> Any:
+        first = vectors.transform(rows.texts)
+        if rows.pairs is None:
+            return first
+        second = vectors.transform(rows.pairs)
+        return hstack([first, second, first.multiply(second)], format="csr")
+
+    def answers(model: Any, rows: Split) -> np.ndarray:
+        return model.predict(read(rows))[:, None] if text_set.task == "regression" else model.predict_proba(read(rows))
+
+    best: Any = None
+    best_score = -np.inf
     for c in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0):
-        candidate = LogisticRegression(C=c, max_iter=2000).fit(x, train.labels)
-        score = candidate.score(vectors.transform(validation.texts), validation.labels)
-        if score > best_score:
-            best, best_score, chosen = candidate, score, c
-    assert best is not None
-    return {"data": text_set.name, "split": split, "rows": len(part), "C": chosen, "validation_accuracy": best_score,
-            "accuracy": float(best.score(vectors.transform(part.texts), part.labels)),
-            "data_hash": text_set.hash}  # fmt: skip
+        regression = Ridge(alpha=1 / c) if text_set.task == "regression" else LogisticRegression(C=c, max_iter=2000)
+        candidate = regression.fit(read(train), train.labels)
+        found = scores(text_set.task, answers(candidate, validation), np.asarray(validation.labels))[text_set.metric]
+        if found > best_score:
+            best, best_score, chosen = candidate, found, c
+    given = answers(best, part)
+    result = {"data": text_set.name, "split": split, "rows": len(part), "C": chosen,
+              f"validation_{text_set.metric}": best_score,
+              **scores(text_set.task, given, np.asarray(part.labels)), "data_hash": text_set.hash}  # fmt: skip
+    if text_set.task != "regression":
+        result["correct"] = (given.argmax(-1) == np.asarray(part.labels)).tolist()
+    return result

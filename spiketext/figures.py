@@ -74,13 +74,13 @@ def energy_by_layer(result: Mapping[str, Any], path: str) -> None:
     """
     layers = [row for row in result["layers"] if row["microjoules by step"]]
     neurons = [row for row in result["layers"] if row["rate by step"]]
-    figure, axes = _canvas(2 if neurons else 1, max(6.0, 0.22 * max(len(layers), len(neurons))))
+    figure, axes = canvas(2 if neurons else 1, max(6.0, 0.22 * max(len(layers), len(neurons))))
     _bars(axes[0], layers, "microjoules by step", "µJ of matrix work, one text")
     if neurons:
         _bars(axes[1], neurons, "rate by step", "firing rate")
         axes[1].set_ylim(0, 1)
     axes[0].set_title(f"{result['model']} on {result['data']}: mean of {result['texts']} texts")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _bars(axis: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str) -> None:
@@ -107,7 +107,7 @@ def accuracy_against_energy(points: Sequence[Mapping[str, Any]], path: str, titl
     unknown = sorted({point["kind"] for point in points} - set(MARKERS))
     if unknown:
         raise ValueError(f"accuracy against energy: kind {unknown[0]!r}, expected one of {', '.join(MARKERS)}")
-    figure, (axis,) = _canvas(1, 7.0)
+    figure, (axis,) = canvas(1, 7.0)
     for kind, marker in MARKERS.items():
         those = [point for point in points if point["kind"] == kind]
         axis.scatter([p["millijoules"] for p in those], [p["accuracy"] for p in those], marker=marker, label=kind)
@@ -116,7 +116,7 @@ def accuracy_against_energy(points: Sequence[Mapping[str, Any]], path: str, titl
                       textcoords="offset points", fontsize=7)  # fmt: skip
     axis.set(xscale="log", xlabel="mJ for one text (one convention)", ylabel="accuracy %", title=title)
     axis.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def log_curves(
@@ -129,24 +129,39 @@ def log_curves(
     points = [point for curve in curves.values() for point in curve]
     if not points or not all(0 < value < math.inf for point in points for value in point):
         raise ValueError(f"plot {title!r}: expected points above 0, got {points[:3]}")
-    figure, (axis,) = _canvas(1, 7.0)
+    figure, (axis,) = canvas(1, 7.0)
     for name, curve in curves.items():
         axis.plot(*zip(*curve, strict=True), marker=".", label=name)
     axis.set(xscale="log", yscale="log", xlabel=across, ylabel=up, title=title)
     axis.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
-def _canvas(rows: int, width: float) -> tuple[Any, Any]:
+def line_curves(title: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: str) -> None:
+    """Draw points (x, y) of each curve, a panel for each name "UP over ACROSS"; raises ValueError as the others."""
+    figure, axes = canvas(len(panels), 7.0)
+    for axis, (name, curves) in zip(axes, panels.items(), strict=True):
+        for label, curve in curves.items():
+            axis.plot(*zip(*sorted(curve), strict=True), marker=".", label=label)
+        up, _, across = name.partition(" over ")
+        axis.set(xlabel=across.replace("_", " "), ylabel=up)
+        axis.legend(fontsize=7)
+    axes[0].set_title(title)
+    save(figure, path)
+
+
+def canvas(rows: int, width: float, height: float = 4.2) -> tuple[Any, Any]:
+    """A matplotlib figure of so many axes, one below the other; inches. Raises ValueError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("pictures need matplotlib; pip install 'spiketext[plots]'") from None
-    figure = Figure(figsize=(width, 4.2 * rows), layout="constrained")
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
     return figure, figure.subplots(rows, 1, squeeze=False)[:, 0]
 
 
-def _save(figure: Any, path: str) -> None:
+def save(figure: Any, path: str) -> None:
+    """Write a figure; the ending of the path says as what. Raises ValueError for an ending that it cannot write."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         figure.savefig(path, dpi=150)

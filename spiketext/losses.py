@@ -40,17 +40,26 @@ def logit_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
 
 
-def label_loss(logits: Tensor, labels: Tensor, gold: Tensor) -> Tensor:
+def label_loss(logits: Tensor, labels: Tensor, gold: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy (one output: squared error) on the rows that have a gold label, mean over those rows.
 
     Shapes: logits [B, K], labels [B], gold [B] of 0/1 -> scalar, 0 when no row is gold (augmented texts are not).
+    class_weights [K] multiply the cross-entropy of each row; the mean is over rows, not over weights, so that the
+    parts of a batch add up.
     """
     if logits.shape[-1] == 1:
         rows = (logits.squeeze(-1) - labels.to(logits.dtype)).square()
     else:
         rows = F.cross_entropy(logits, labels, reduction="none")
+        if class_weights is not None:
+            rows = rows * class_weights.to(rows)[labels]
     weight = gold.to(rows.dtype)
     return (rows * weight).sum() / weight.sum().clamp_min(1)
+
+
+def rate_loss(rate: Tensor, budget: float) -> Tensor:
+    """(rate / budget - 1)^2 above the budget, 0 below: the mean spikes of a neuron-step -> scalar without unit."""
+    return (rate / budget - 1).clamp_min(0).square()
 
 
 def task_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
@@ -61,6 +70,11 @@ def task_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tenso
     if problem_type == "regression":
         return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
     return F.cross_entropy(logits, labels)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """What a loss is computed in: bf16 becomes float32, float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def layer_map(student_layers: int, teacher_layers: int, rule: str = "last") -> list[tuple[int, int]]:

@@ -29,6 +29,13 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class TaskOptions(DataOptions):
+    """How labelled texts are learned."""
+
+    class_weights: str = _option("none", "none, or balanced: in the label loss a rare class counts as much as another")
+
+
+@dataclass(frozen=True)
 class TrainingOptions:
     """What every stage has."""
 
@@ -42,6 +49,7 @@ class TrainingOptions:
     max_grad_norm: float = _option(1.0, "clip the gradient at this length")
     recompute: bool = _option(False, "keep a block's input only and run the block again in backward: memory for time")
     max_length: int = _option(128, "tokens kept of a text")
+    truncation: str = _option("head", "what is kept of a longer text: head, or head-tail (half of the tokens each)")
     seed: int = _option(0, "of all random draws")
     evals_per_epoch: int = _option(1, "validations (and checkpoints) in each epoch")
     patience: int = _option(3, "stop after so many validations without a better one")
@@ -51,7 +59,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class TeacherOptions(TrainingOptions, DataOptions):
+class TeacherOptions(TrainingOptions, TaskOptions):
     """Fine-tune a BERT-type teacher on a task."""
 
     model: str = _option("minilm", "minilm (the packaged encoder), a Hugging Face name or a folder")
@@ -70,6 +78,14 @@ class StudentOptions:
 
 
 @dataclass(frozen=True)
+class RateOptions:
+    """A budget of spikes: trades accuracy for energy."""
+
+    rate_budget: float = _option(0.1, "mean spikes of a neuron at a step that are free of charge")
+    rate_weight: float = _option(0.0, "of (rate / budget - 1)^2 above the budget; 0 switches the term off")
+
+
+@dataclass(frozen=True)
 class WordOptions:
     """What a TextCNN looks like. A value left out is the default in brackets, or that of the model to start from."""
 
@@ -84,7 +100,7 @@ class WordOptions:
 
 
 @dataclass(frozen=True)
-class TrainOptions(WordOptions, StudentOptions, TrainingOptions, DataOptions):
+class TrainOptions(WordOptions, RateOptions, StudentOptions, TrainingOptions, TaskOptions):
     """Train a classifier without a teacher."""
 
     model: str = _option("spikebert", "the network: spikebert, textcnn, tailored-textcnn or spiking-textcnn")
@@ -95,7 +111,7 @@ class TrainOptions(WordOptions, StudentOptions, TrainingOptions, DataOptions):
 
 
 @dataclass(frozen=True)
-class DistillationOptions(StudentOptions, TrainingOptions):
+class DistillationOptions(RateOptions, StudentOptions, TrainingOptions):
     """What both distillation stages share."""
 
     teacher: str = _option("minilm", "folder or name of the teacher")
@@ -114,13 +130,14 @@ class PretrainOptions(DistillationOptions):
     batch_size: int = _option(128, "texts in one optimiser step")
     learning_rate: float = _option(5e-4, "peak, after the warm-up")
     max_length: int = _option(64, "tokens kept of a sentence")
+    pairs: bool = _option(False, "read two consecutive sentences of the corpus as a pair of texts")
     feature_weight: float = _option(1.0, "sigma 1 of eq. 7")
     embedding_weight: float = _option(1.0, "sigma 2 of eq. 7")
     evals_per_epoch: int = _option(10, "validations (and checkpoints) in each epoch")
 
 
 @dataclass(frozen=True)
-class DistillOptions(DistillationOptions, DataOptions):
+class DistillOptions(DistillationOptions, TaskOptions):
     """Stage 2: learn a task from a teacher fine-tuned on it."""
 
     student: str | None = _option(None, "folder of stage 1; without it a new student is made")

@@ -1,112 +1,65 @@
-"""Floor 7: experiments. A TOML file holds what differs from the defaults; the result file says what came out.
+"""Floor 8: run experiments. Cells that are complete are not run again; the result file is saved after each row.
 
-experiments/NAME.toml -> experiments/results/NAME.json, and experiments/RESULTS.md out of all result files.
+experiments/NAME.toml -> experiments/results/NAME.json (NAME-SCALE.json at another scale), pictures in
+experiments/figures/, models in runs/, and experiments/RESULTS.md out of all result files.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import time
-import tomllib
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiketext import conversion, distillation, training
+from spiketext import conversion, distillation, published, training
 from spiketext.about import machine, versions
-from spiketext.data import load
+from spiketext.data import TextSet, load
+from spiketext.datasets import BUILT_IN
+from spiketext.energy import energy, points
 from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
-from spiketext.options import ConvertOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
-from spiketext.runs import write_whole
+from spiketext.experiments import KINDS, against, find, is_spiking, of_set, read, sets_of, teacher_of
+from spiketext.figures import accuracy_against_energy, line_curves
+from spiketext.options import PretrainOptions
+from spiketext.results import ACCOUNTS, UNITS, packed, save, table
+from spiketext.results import load as load_result
 
-KINDS: dict[str, tuple[Callable, type] | None] = {
-    "tfidf": None,
-    "teacher": (training.teacher, TeacherOptions),
-    "train": (training.train, TrainOptions),
-    "distill": (distillation.distill, DistillOptions),
-    "convert": (conversion.convert, ConvertOptions),
+STAGES: dict[str, Callable] = {
+    "teacher": training.teacher,
+    "train": training.train,
+    "distill": distillation.distill,
+    "convert": conversion.convert,
 }
-_DENSE = ("textcnn", "tailored-textcnn")
-_METRICS = ("accuracy", "firing_rate")
-_PAGE_HEAD = """# Results
-
-Made by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in `results/`, which also
-holds versions, machine, data hash and configuration. `paper` is the published number of the system of that row, at the
-paper's size and with its own data handling.
-"""
+_METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
 Say = Callable[[str], None]
 
 
-def read(folder: Path, name: str) -> dict[str, Any]:
-    """An experiment, checked. Raises FileNotFoundError, or ValueError naming the key that is wrong."""
-    path = folder / f"{name}.toml"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
-        raise FileNotFoundError(f"experiment {name}: no {path}; known are {known}")
-    spec = tomllib.loads(path.read_text(encoding="utf-8"))
-    spec |= {"name": name, "path": path.as_posix()}
-    parts: list[tuple[type, dict]] = [(PretrainOptions, spec["pretrain"])] if "pretrain" in spec else []
-    for row in spec.get("rows", []):
-        if row.get("kind") not in KINDS:
-            raise ValueError(
-                f"{path}: row {row.get('row')!r} has kind {row.get('kind')!r}, expected {', '.join(KINDS)}"
-            )
-        kind = KINDS[row["kind"]]
-        if kind is not None:
-            parts.append((kind[1], row.get("options", {})))
-    for options, asked in parts:
-        unknown = set(asked) - {field.name for field in fields(options)}
-        if unknown:
-            raise ValueError(f"{path}: unknown key {min(unknown)!r} for {options.__name__}")
-    return spec
-
-
-def listing(folder: Path) -> list[dict[str, Any]]:
-    """Name, title, state and open cells with their estimated seconds of every experiment."""
-    found = []
-    for path in sorted(folder.glob("*.toml")):
-        spec = read(folder, path.stem)
-        if "rows" not in spec:
-            continue
-        saved = _saved(folder, path.stem)
-        cells = saved["cells"] if saved else []
-        empty = [cell for cell in cells if cell["status"] == "empty"]
-        state = "not run" if not cells else f"{len(cells) - len(empty)}/{len(cells)} cells"
-        found.append({"name": path.stem, "title": spec["title"], "state": state,
-                      "cost_s": sum(cell.get("cost_s") or 0 for cell in empty)})  # fmt: skip
-    return found
-
-
 def reproduce(
-    folder: Path, name: str, data_dir: str | None = None, seeds: int | None = None, say: Say = lambda text: None
+    folder: Path,
+    name: str,
+    data_dir: str | None = None,
+    seeds: int | None = None,
+    say: Say = lambda text: None,
+    scale: str | None = None,
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run an experiment row by row, saving the result file after each; complete cells are not run again.
 
-    Returns {"json": the result, "table": text}. Raises as `read`, and as the stages.
+    seeds: 0..seeds-1 in place of the experiment's; scale: another of its sizes, with a result file of its own; only:
+    these of its data sets, the cells of the others stay as they are.
+    Returns {"json": the result, "table": text}. Raises as `experiments.read`, and as the stages; ValueError for a data
+    set that it does not have, and for a result file of another scale.
     """
-    spec = read(folder, name)
+    spec = read(folder, name, scale)
+    unknown = sorted(set(only) - set(sets_of(spec)))
+    if unknown:
+        raise ValueError(f"experiment {name}: no data set {unknown[0]!r}; it has {', '.join(sets_of(spec))}")
     data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
-    text_sets = {data: load(data, data_dir) for data in _columns(spec)}
+    text_sets = {data: load(data, data_dir) for data in only or sets_of(spec)}
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
-    result = {
-        "name": name,
-        "scale": spec["scale"],
-        "command": f"spiketext reproduce {name}" + (f" --seeds {seeds}" if seeds else ""),
-        "versions": versions(),
-        "machine": machine(),
-        "cells": [],
-    }
-    before = {(c["row"], c["column"], c["metric"]): c for c in (_saved(folder, name) or {"cells": []})["cells"]}
-    pairs = [(data, row) for data in text_sets for row in spec["rows"]]
-    for data, row in pairs:
-        for metric in _metrics(row):
-            cell = before.get((row["row"], data, metric))
-            keep = cell is not None and cell["status"] != "empty" and cell["data_hash"] == text_sets[data].hash
-            result["cells"].append(cell if keep else _empty(spec, data, row, metric, text_sets[data].hash))
-    for data, row in pairs:
+    before = load_result(folder, name, spec["at"])
+    result = _plan(folder, spec, before, text_sets, seeds)
+    for data, row in [(data, row) for data in text_sets for row in spec["rows"]]:
         cells = [cell for cell in result["cells"] if (cell["row"], cell["column"]) == (row["row"], data)]
         for seed in wanted:
             if seed in cells[0]["seeds"]:
@@ -118,119 +71,225 @@ def reproduce(
             except Diverged:
                 outcome = {}
             for cell in cells:
-                value = outcome.get(cell["metric"])
-                cell["seeds"].append(seed)
-                cell["values"].append(None if value is None else round(100 * value, 3))
-                cell["wall_s"].append(round(outcome.get("wall_s", time.monotonic() - started), 1))
-                cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", 1))
-                cell["status"] = "diverged" if None in cell["values"] else "done"
-                cell.pop("cost_s", None)
-            write_whole(folder / "results" / f"{name}.json", json.dumps(result, indent=2) + "\n")
-            write_whole(folder / "RESULTS.md", results_page(folder))
+                _fill(cell, seed, outcome, time.monotonic() - started)
+            save(folder, result, spec["at"])
+    if before != result or any(not (folder / path).exists() for path in result["pictures"]):
+        result["pictures"] = _draw(folder, spec, result, say)
+        save(folder, result, spec["at"])
     return {"json": result, "table": table(result)}
 
 
-def _columns(spec: dict) -> list[str]:
-    """The data sets of an experiment: one name or a list of names."""
-    return spec["data"] if isinstance(spec["data"], list) else [spec["data"]]
+def _plan(
+    folder: Path, spec: dict, before: dict | None, text_sets: dict[str, TextSet], seeds: int | None
+) -> dict[str, Any]:
+    """The result with the cells that are there and empty ones for the others."""
+    if before and before["scale"] != spec["scale"]:
+        raise ValueError(f"{spec['path']}: its result file holds rows of scale {before['scale']!r}, asked is "
+                         f"{spec['scale']!r}; move it away, rows of two scales are never mixed")  # fmt: skip
+    command = f"spiketext reproduce {spec['name']}" + (f" --scale {spec['at']}" if spec["at"] else "")
+    result: dict[str, Any] = {
+        "name": spec["name"],
+        "scale": spec["scale"],
+        "command": command + (f" --seeds {seeds}" if seeds else ""),
+        "versions": versions(),
+        "machine": machine(),
+        "against": against(spec),
+        "cells": [],
+        "pictures": (before or {}).get("pictures", []),
+    }
+    if spec.get("formulas"):
+        result["formulas"] = {"What the paper's own table 2 becomes, by formula": published.table2()}
+    done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in (before or {"cells": []})["cells"]}
+    for data in sets_of(spec):
+        text_hash = text_sets[data].hash if data in text_sets else None
+        for row in spec["rows"]:
+            for metric in _metrics(folder, spec, row, data):
+                cell = done.get((row["row"], data, metric))
+                keep = cell is not None and cell["values"] and text_hash in (None, cell["data_hash"])
+                result["cells"].append(cell if keep else _empty(spec, data, row, metric, text_hash))
+    return result
 
 
-def _metrics(row: dict) -> tuple[str, ...]:
-    """A spiking network has a firing rate too."""
-    dense = row["kind"] in ("tfidf", "teacher") or row.get("options", {}).get("model") in _DENSE
-    return _METRICS[:1] if dense else _METRICS
+def _metrics(folder: Path, spec: dict, row: dict, data: str) -> list[str]:
+    """The metrics of the set, the main one first, then what a row of its kind has beside them."""
+    scores = _METRICS[BUILT_IN[data].metric]
+    if row["kind"] == "energy":
+        return [scores[0], *ACCOUNTS]
+    rate = ["firing_rate"] if is_spiking(folder, spec, row) else []
+    return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
 
 
-def _empty(spec: dict, data: str, row: dict, metric: str, data_hash: str) -> dict[str, Any]:
-    def of_set(value: Any) -> Any:  # one value for all sets, or one for each
-        return value.get(data) if isinstance(value, dict) else value
+def _empty(spec: dict, data: str, row: dict, metric: str, data_hash: str | None) -> dict[str, Any]:
+    paper = of_set(row.get("paper"), data) if metric == BUILT_IN[data].metric else None
+    cell = {"row": row["row"], "column": data, "metric": metric, "unit": UNITS.get(metric, "%"), "values": [],
+            "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
+            "wall_s": [], "test_reads": 0, "status": "empty", "cost_s": of_set(row.get("cost_s"), data),
+            "paper": paper}  # fmt: skip
+    return cell | ({"at": row["at"], "curve": row["curve"]} if "at" in row else {})
 
-    paper = of_set(row.get("paper")) if metric == "accuracy" else None
-    return {"row": row["row"], "column": data, "metric": metric, "unit": "%", "values": [], "seeds": [],
-            "split": "test", "data_hash": data_hash, "config": spec["path"], "wall_s": [], "test_reads": 0,
-            "status": "empty", "cost_s": of_set(row.get("cost_s")), "paper": paper}  # fmt: skip
+
+def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: float) -> None:
+    """Put the value of a seed into a cell; an outcome without anything is a training that diverged."""
+    value = outcome.get(cell["metric"])
+    if outcome.get("correct") is not None and cell["metric"] == "accuracy":
+        missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
+        cell["correct"] += [None] * missing + [packed(outcome["correct"])]
+        cell["texts"] = len(outcome["correct"])
+    cell["seeds"].append(seed)
+    cell["values"].append(None if value is None else round(value, 3))
+    cell["wall_s"].append(round(outcome.get("wall_s", seconds), 1))
+    cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", cell["split"] == "test"))
+    diverged = not outcome or cell["status"] == "diverged"
+    cell["status"] = "diverged" if diverged else "done"
+    cell.pop("cost_s", None)
 
 
 def _run_row(
-    folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None, text_set: Any
+    folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None, text_set: TextSet
 ) -> dict[str, Any]:
-    if KINDS[row["kind"]] is None:
-        return tfidf_baseline(text_set)
+    """Every metric of a row, in its unit, with the answers to each text and the seconds of training."""
+    split = spec.get("split", "test")
+    if row["kind"] == "tfidf":
+        return _in_units(tfidf_baseline(text_set, split))
     out, trained = _train(folder, spec, data, row, seed, data_dir)
-    return evaluate(out, text_set, "test") | {"wall_s": trained["wall_s"]}
+    asked = row.get("options", {})
+    if row["kind"] == "energy":
+        account = energy(out, text_set, "validation", **{"limit": spec.get("energy"), **asked})
+        scores = _known_scores(folder, spec, data, row, seed) or _in_units(evaluate(out, text_set, split))
+        return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | _account(account)
+    changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
+    scores = _in_units(evaluate(out, text_set, split, per_text=True, **changed)) | {"wall_s": trained["wall_s"]}
+    if spec.get("energy"):
+        account = energy(out, text_set, "validation", limit=spec["energy"], **changed)
+        scores["parameters"] = trained["parameters"] * 1e-6
+        scores["energy"] = account["papers"][0]["mJ"]
+    return scores
+
+
+def _in_units(scores: dict[str, Any]) -> dict[str, Any]:
+    """Shares in percent."""
+    return {name: 100 * value if isinstance(value, float) else value for name, value in scores.items()}
+
+
+def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> dict[str, Any] | None:
+    """What the result file of the row that this one reads says, so that test is not read again; None when nothing."""
+    there, other = find(folder, spec, row["from"], row)
+    saved = load_result(folder, there["name"], there["at"]) if there is not spec else None
+    for cell in (saved or {"cells": []})["cells"]:
+        same = (cell["row"], cell["column"]) == (other["row"], data) and cell["split"] == spec.get("split", "test")
+        if same and cell["metric"] not in UNITS and seed in cell["seeds"]:
+            value = cell["values"][cell["seeds"].index(seed)]
+            return {cell["metric"]: value, "test_reads": cell["test_reads"]}
+    return None
+
+
+def _account(found: dict[str, Any]) -> dict[str, Any]:
+    """What `energy` returns as the metrics of a row, `results.ACCOUNTS`; None for a break-even that does not exist."""
+    work, papers, ours = found["operations"], {row["as printed"]: row for row in found["papers"]}, found["ours"]
+    first = found["papers"][0]
+    account = {
+        "tokens": found["tokens"],
+        "additions": work["ac"] * 1e-6,
+        "multiply-adds": work["mac"] * 1e-6,
+        "v1": first["mJ"],
+        "v1, rate as mean": papers.get("v1 eq. 16-18, rate as mean", first)["mJ"],
+        "dense of this shape": first["dense mJ"],
+        "reduction": 100 - first["of dense %"],
+        "ours fp32": ours["fp32"]["sum"],
+        "ours int8": ours["int8"]["sum"],
+    }
+    if found["spiking"]:
+        rows = {(row["precision"], row["memory"]): row for row in found["comparisons"]}
+        cached, bare = rows["fp32", "cache"], rows["int8", "none"]
+        account |= {"ours fp32, from cache": cached["mJ"], "dense fp32, from cache": cached["dense mJ"],
+                    "dense int8": bare["dense mJ"], "density": bare["density %"]}  # fmt: skip
+        for name, memory in (("", "none"), (", from cache", "cache"), (", from DRAM", "DRAM")):
+            account[f"break-even int8{name}"] = rows["int8", memory]["break-even density %"]
+    return account
 
 
 def _train(
     folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None
 ) -> tuple[str, dict[str, Any]]:
     """The folder of a row's model and what its training returned; what it needs is made first where it is gone."""
-    kind = KINDS[row["kind"]]
-    assert kind is not None
-    stage, options = kind
-    root = Path("runs") / spec["name"] / (data.replace("/", "-") if isinstance(spec["data"], list) else "")
-    asked = dict(row.get("options", {})) | {"data": data, "data_dir": data_dir, "seed": seed}
+
+    def made(where: tuple[dict, dict]) -> tuple[str, dict[str, Any]]:
+        return _train(folder, where[0], data, where[1], seed, data_dir)
+
+    if row["kind"] in ("evaluate", "energy"):
+        return made(find(folder, spec, row["from"], row))
+    options = KINDS[row["kind"]]
+    assert isinstance(options, type)
+    mine = {key: of_set(value, data) for key, value in row.get("options", {}).items()}
+    asked = {key: value for key, value in mine.items() if value is not None}
+    asked |= {"data": data, "data_dir": data_dir, "seed": seed}
     if "from" in row:
-        above = next(r for r in spec["rows"] if r.get("run") == row["from"])
-        start = _train(folder, spec, data, above, seed, data_dir)[0]
-        asked["model" if row["kind"] == "convert" else "start"] = start
+        start = made(find(folder, spec, row["from"], row))
+        asked["model" if row["kind"] == "convert" else "start"] = start[0]
     if row["kind"] == "distill":
-        above = next(r for r in spec["rows"] if r["kind"] == "teacher")
-        asked["teacher"] = _train(folder, spec, data, above, seed, data_dir)[0]
-        if "student" in row:
-            asked["student"] = stage_one(folder, row["student"], data_dir)
+        asked["teacher"] = made(teacher_of(folder, spec, row))[0]
+        student = of_set(row.get("student"), data)
+        if student:
+            asked["student"] = stage_one(folder, student, data_dir, spec["at"])
+    root = Path("runs") / (f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"])
+    root /= data.replace("/", "-") if isinstance(spec["data"], list) else ""
     out = str(root / f"{row['run']}-{seed}")
-    return out, stage(options(**asked, out=out))
+    return out, STAGES[row["kind"]](options(**asked, out=out))
 
 
-def stage_one(folder: Path, name: str, data_dir: str | None) -> str:
+def stage_one(folder: Path, name: str, data_dir: str | None, scale: str | None = None) -> str:
     """The folder of a stage-1 checkpoint, made first where it is not there: experiments/NAME.toml -> runs/NAME."""
-    asked = dict(read(folder, name)["pretrain"])
+    asked = dict(read(folder, name, scale)["pretrain"])
     asked["corpus"] = ",".join(str(Path(data_dir or ".") / part) for part in asked["corpus"].split(","))
-    out = f"runs/{name}"
+    out = f"runs/{name}-{scale}" if scale else f"runs/{name}"
     distillation.pretrain(PretrainOptions(**asked, out=out))
     return out
 
 
-def _saved(folder: Path, name: str) -> dict[str, Any] | None:
-    path = folder / "results" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say) -> list[str]:
+    """Pictures of a result, as paths below the folder; what cannot be drawn is said and left out."""
+    name = f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"]
+    drawn = []
+    try:
+        for data in sets_of(spec):
+            cells = [cell for cell in result["cells"] if cell["column"] == data and any(cell["values"])]
+            path = f"figures/{name}-{data.replace('/', '-')}.png"
+            if _draw_grid(cells, f"{name}, {data}", folder / path) or _draw_energy(folder, spec, cells, path):
+                drawn.append(path)
+    except ValueError as error:
+        say(f"{name}: {error}")
+    return drawn
 
 
-def table(result: dict[str, Any]) -> str:
-    """A result as a Markdown table for each data set: ours beside the paper's number, one line for each row."""
-    return "\n\n".join(_table_of(result, data) for data in dict.fromkeys(cell["column"] for cell in result["cells"]))
+def _draw_grid(cells: list[dict], title: str, path: Path) -> bool:
+    """Lines over the one number that the grids vary, a panel for each metric."""
+    points = [cell for cell in cells if len(cell.get("at", {})) == 1 and cell["metric"] in ("accuracy", "firing_rate")]
+    curves: dict[str, dict[str, list]] = {}
+    for cell in points:
+        [(key, value)] = cell["at"].items()
+        place = curves.setdefault(f"{cell['metric'].replace('_', ' ')} % over {key}", {})
+        place.setdefault(cell["curve"], []).append((value, _mean(cell)))
+    if curves:
+        line_curves(title, curves, str(path))
+    return bool(curves)
 
 
-def _table_of(result: dict[str, Any], data: str) -> str:
-    found = [cell for cell in result["cells"] if cell["column"] == data]
-    lines = [f"{result['name']} ({result['scale']}, test split of {data})", "",
-             "| row | accuracy % | paper % | firing rate % | training s | seeds |",
-             "|---|--:|--:|--:|--:|---|"]  # fmt: skip
-    for row in dict.fromkeys(cell["row"] for cell in found):
-        cells = {cell["metric"]: cell for cell in found if cell["row"] == row}
-        main = cells["accuracy"]
-        paper = "" if main["paper"] is None else f"{main['paper']:.2f}"
-        seconds = f"{statistics.mean(main['wall_s']):.0f}" if main["wall_s"] else f"(about {main.get('cost_s')})"
-        seeds = ", ".join(map(str, main["seeds"])) or main["status"]
-        rate = _spread(cells["firing_rate"]["values"]) if "firing_rate" in cells else ""
-        lines.append(f"| {row} | {_spread(main['values'])} | {paper} | {rate} | {seconds} | {seeds} |")
-    return "\n".join(lines)
+def _draw_energy(folder: Path, spec: dict, cells: list[dict], path: str) -> bool:
+    """Accuracy against energy of the rows that have both; published points beside them for SST-2."""
+    found: dict[str, dict[str, float]] = {}
+    for cell in cells:
+        found.setdefault(cell["row"], {})[cell["metric"]] = _mean(cell)
+    mine = [{"name": row, "millijoules": values["v1"], "accuracy": values["accuracy"],
+             "kind": "spiking" if "density" in values else "dense"}
+            for row, values in found.items() if {"v1", "accuracy"} <= set(values)]  # fmt: skip
+    if not mine:
+        return False
+    data = cells[0]["column"]
+    others = points(str(folder / spec["points"])) if spec.get("points") and data == "sst2" else []
+    accuracy_against_energy([*mine, *others], str(folder / path), f"{spec['name']}: {data}, formula of SpikeBERT v1")
+    return True
 
 
-def _spread(values: list[float | None]) -> str:
-    numbers = [value for value in values if value is not None]
-    if len(numbers) < len(values):
-        return f"{len(values) - len(numbers)} of {len(values)} diverged"
-    if len(numbers) < 2:
-        return f"{numbers[0]:.2f}" if numbers else ""
-    return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
-
-
-def results_page(folder: Path) -> str:
-    """RESULTS.md out of all result files."""
-    parts = [_PAGE_HEAD]
-    for path in sorted((folder / "results").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if "cells" in result:
-            parts.append(table(result) + f"\n\nCommand: `{result['command']}`\n")
-    return "\n".join(parts)
+def _mean(cell: dict[str, Any]) -> float:
+    values = [value for value in cell["values"] if value is not None]
+    return sum(values) / len(values)

@@ -11,6 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from spiketext.processes import is_first, processes
+
 CHECKPOINTS = "checkpoints"
 _WHOLE = "complete"  # the file that says that a checkpoint was written to its end
 _UNESSENTIAL = ("quiet", "data_dir", "threads")  # do not change the result on one machine
@@ -34,7 +36,7 @@ def write_whole(path: Path, text: str) -> None:
 class Run:
     """A run in a folder: run.json holds what was asked, result.json what came out, once it is complete.
 
-    options is a dataclass of `spiketext.options`.
+    options is a dataclass of `spiketext.options`. Of several processes only the first writes and removes.
     Raises ValueError when the folder holds another run, or files that are not a run.
     """
 
@@ -42,9 +44,10 @@ class Run:
         if not options.out:
             raise ValueError(f"{command}: --out is missing; name the folder for the result")
         self.out = Path(options.out)
-        self.asked = json.loads(json.dumps({"command": command, **asdict(options)}))
-        self.defaults = {field.name: field.default for field in fields(options)}
-        self._claim()
+        self.asked = json.loads(json.dumps({"command": command, **asdict(options), "processes": processes()}))
+        self.defaults = {field.name: field.default for field in fields(options)} | {"processes": 1}
+        if is_first():
+            self._claim()
 
     def _claim(self) -> None:
         config = self.out / "run.json"
@@ -74,12 +77,14 @@ class Run:
         for folder in (self.out / CHECKPOINTS).glob("checkpoint-*"):
             if (folder / _WHOLE).exists():
                 whole[int(folder.name.split("-")[1])] = folder
-            else:
+            elif is_first():
                 shutil.rmtree(folder)
         return str(whole[max(whole)]) if whole else None
 
     def finish(self, save: Callable[[str], None], result: dict[str, Any]) -> dict[str, Any]:
         """Save the model beside the run, then the result, then drop the checkpoints."""
+        if not is_first():
+            return result
         with tempfile.TemporaryDirectory(dir=self.out, prefix=".saving-") as folder:
             save(folder)
             for file in sorted(Path(folder).iterdir()):

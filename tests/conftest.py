@@ -19,6 +19,15 @@ from spiketext.ops import kernels
 from spiketext.words import segment
 
 
+def pytest_configure(config):
+    """Workers side by side (pytest -n) share the cores, and so do the processes that they start."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 def missing(what: str) -> NoReturn:
     """A test that cannot run: a visible skip on a laptop, a failure where the environment variable CI is set."""
     if os.environ.get("CI"):

@@ -62,7 +62,7 @@ def test_a_folder_gives_its_text_files_in_the_order_of_their_paths(tmp_path):
     write(tmp_path / "a.txt", ONE)
     write(tmp_path / "readme.md", "This file is not a corpus at all.")
     assert read(tmp_path) == [ONE, TWO]
-    assert [path.name for path in files(str(tmp_path))] == ["a.txt", "x.txt.gz"]
+    assert [Path(source.name).name for source in files(str(tmp_path))] == ["a.txt", "x.txt.gz"]
 
 
 def test_several_paths_are_read_in_the_order_given(tmp_path):

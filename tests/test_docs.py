@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spiketext.cli import build_parser
-from spiketext.reproduce import results_page
+from spiketext.results import results_page
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spiketext import reproduce
+from spiketext import experiments, reproduce, results
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -23,7 +23,25 @@ def test_there_are_experiments():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_holds_known_keys_only(name):
-    assert reproduce.read(FOLDER, name)["name"] == name
+    assert experiments.read(FOLDER, name)["name"] == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_rows_that_rows_start_from_exist(name):
+    spec = experiments.read(FOLDER, name)
+    names = {row["row"] for row in spec["rows"]}
+    assert len(names) == len(spec["rows"]) and experiments.against(spec) in {None, *names}
+    for row in spec["rows"]:
+        if "from" in row:
+            there, other = experiments.find(FOLDER, spec, row["from"], row)
+            assert set(experiments.sets_of(spec)) <= set(experiments.sets_of(there))
+            assert all(
+                other["at"][key] == value for key, value in row.get("at", {}).items() if key in other.get("at", {})
+            )
+        if row["kind"] == "distill":
+            assert experiments.teacher_of(FOLDER, spec, row)[1]["kind"] == "teacher"
+            student = experiments.of_set(row.get("student"), experiments.sets_of(spec)[0])
+            assert student is None or "pretrain" in experiments.read(FOLDER, student)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -39,20 +57,20 @@ def test_a_result_file_says_what_it_must(path):
 
 
 def test_the_page_is_made_from_the_result_files():
-    assert (FOLDER / "RESULTS.md").read_text(encoding="utf-8") == reproduce.results_page(FOLDER)
+    assert (FOLDER / "RESULTS.md").read_text(encoding="utf-8") == results.results_page(FOLDER)
 
 
 def test_an_unknown_experiment_names_the_known_ones():
     with pytest.raises(FileNotFoundError, match=r"known are .*sst2"):
-        reproduce.read(FOLDER, "sst9")
+        experiments.read(FOLDER, "sst9")
 
 
 def test_an_unknown_key_is_named(tmp_path):
     head = 'title="x"\nscale="s"\ndata="demo"\nseeds=[0]\n'
     row = '[[rows]]\nrow="r"\nkind="teacher"\nrun="t"\n[rows.options]\nlearning_rat=1\n'
     (tmp_path / "x.toml").write_text(head + row)
-    with pytest.raises(ValueError, match="unknown key 'learning_rat' for TeacherOptions"):
-        reproduce.read(tmp_path, "x")
+    with pytest.raises(ValueError, match="unknown key 'learning_rat' for teacher"):
+        experiments.read(tmp_path, "x")
 
 
 def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkeypatch):
@@ -76,7 +94,7 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     )
     Path("experiments/tiny.toml").write_text(f'title = "t"\nscale = "2x32"\ndata = "demo"\nseeds = [0]\n{rows}\n')
     folder = Path("experiments")
-    assert [row["state"] for row in reproduce.listing(folder)] == ["not run"]
+    assert [row["state"] for row in experiments.listing(folder)] == ["not run"]
     done = reproduce.reproduce(folder, "tiny")
     saved = json.loads(Path("experiments/results/tiny.json").read_text(encoding="utf-8"))
     assert saved == done["json"]
@@ -103,7 +121,7 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     assert Path("runs/tiny/teacher-0").exists() and not Path("runs/tiny/teacher-0/test_reads.jsonl").exists()
     more = reproduce.reproduce(folder, "tiny", seeds=2)["json"]["cells"]
     assert all(cell["seeds"] == [0, 1] for cell in more)
-    assert [row["state"] for row in reproduce.listing(folder)] == ["4/4 cells"]
+    assert [row["state"] for row in experiments.listing(folder)] == ["3/3 cells"]
 
 
 def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(tiny_vectors, demo, tmp_path, monkeypatch):

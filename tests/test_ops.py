@@ -550,11 +550,24 @@ def test_the_integer_code_has_no_memory():
         lif_reference(normal(4, 3), code="integer")
 
 
-@pytest.mark.parametrize("backend", [None, "reference", "torch"])
-def test_the_integer_code_is_the_same_whoever_is_asked(backend):
-    current = normal(1, 99, seed=1)
-    assert torch.equal(lif(current, code="integer", backend=backend)[0], lif_reference(current, code="integer")[0])
-    assert resolve_backend(backend, current, Neuron(code="integer")) == "reference"
+@pytest.mark.parametrize("backend", [None, "reference", "torch", "cpp"])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_integer_code_is_the_same_whoever_is_asked(backend, signed, dtype, compiled):
+    neuron = {"code": "integer", "signed": signed, "levels": 3, "threshold": 0.7, "gain": 1.3}
+    halves = torch.arange(-12, 13, dtype=torch.float64) * 0.7 / 2 / 1.3  # every second one is where a code changes
+    current = torch.cat([3 * normal(1, 99, seed=1), halves[None]], 1).to(dtype)
+    up = normal(1, current.shape[1], seed=2).to(dtype)
+    answers = []
+    for run in (lambda x: lif(x, backend=backend, **neuron), lambda x: lif_reference(x, **neuron)):
+        x = current.clone().requires_grad_()
+        spikes, state = run(x)
+        (spikes * up).sum().backward()
+        answers.append((spikes, state, x.grad))
+    for ours, definition in zip(*answers, strict=True):
+        torch.testing.assert_close(ours, definition, rtol=1e-6, atol=0)
+    chosen = "reference" if backend in ("reference", "torch") else "cpp"
+    assert resolve_backend(backend, current, Neuron(**neuron)) == chosen
 
 
 @pytest.mark.parametrize("code", ["binary", "ternary", "integer"])
@@ -668,8 +681,11 @@ def test_norm_lif_runs_every_neuron_that_lif_runs():
                         strict=True):  # fmt: skip
             torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
     x, weight, bias = norm_inputs((1, 5, 17), None)
-    integer = norm_lif(x, weight, bias, 1e-5, code="integer")
-    assert torch.equal(integer, norm_definition(x, weight, bias, 1e-5, code="integer"))
+    for signed in (False, True):
+        integer = {"code": "integer", "signed": signed, "levels": 2, "threshold": 0.3}
+        found = [norm_gradients(run, (x, weight, bias), **integer) for run in (norm_lif, norm_definition)]
+        for a, e in zip(*found, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
 
 
 def test_two_threads_give_what_one_gives(compiled):
@@ -777,7 +793,7 @@ def test_the_fastest_back_end_that_can_run_is_taken(compiled):
     ("requested", "options", "message"),
     [
         ("cpp", {"code": "ternary"}, "'cpp' cannot run a ternary neuron .*; available here: torch, reference$"),
-        ("cpp", {"code": "integer"}, "'cpp' cannot run an? integer neuron .*; available here: reference$"),
+        ("triton", {"code": "integer"}, "'triton' cannot run an? integer neuron .*; available here: .*reference$"),
         ("cpp", {"detach_reset": False}, "'cpp' cannot run a binary neuron .*; available here: torch, reference$"),
         ("cuda", {}, r"'cuda' cannot run a binary neuron on cpu in torch\.float64; available .*torch, reference$"),
         ("", {}, "backend '' cannot run a binary neuron"),

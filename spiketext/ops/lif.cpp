@@ -1,6 +1,7 @@
 // Layer normalisation (optional) and leaky integrate-and-fire over x [T, N, G, D], one pass each way.
 // Definition: `norm_lif` and `lif_reference` in lif.py. Membranes live in cache only: backward computes them again
 // from x, so the caller keeps x and nothing else. A row is one (n, g): T slices of D numbers, stride N * G * D.
+// The integer code has no memory: one step, and a staircase in place of the threshold.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -19,6 +20,7 @@ using Maybe = std::optional<Tensor>;
 struct Neuron {
   double beta, threshold, gain, alpha, eps;
   bool zero, delay, strict, atan;
+  int64_t lowest, levels;  // of the integer code; levels 0: binary
 };
 
 template <typename F>
@@ -102,10 +104,32 @@ struct Row {
 
   F carry(F u) const { return beta - forgets * fired(u); }  // dU[t+1] / dU[t]
 
+  void fire(const F* __restrict__ u, F* __restrict__ s) const {
+    if (n.levels) {
+      const F threshold = n.threshold, low = n.lowest, high = n.levels;
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) {
+        const F k = std::floor(u[d] / threshold + F(0.5));
+        s[d] = k < low ? low : k > high ? high : k;
+      }
+    } else {
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) s[d] = fired(u[d]);
+    }
+  }
+
   // g <- g + up * surrogate(u), then down <- gain * g
   void fire_backward(const F* __restrict__ u, const F* __restrict__ up, F* __restrict__ g, F* __restrict__ down) const {
     const F peak = n.alpha / 2, stretch = M_PI / 2 * n.alpha, k = n.alpha, threshold = n.threshold, gain = n.gain;
-    if (n.atan) {
+    if (n.levels) {
+      const F low = n.lowest - 0.5, high = n.levels + 0.5;
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) {
+        const F units = u[d] / threshold;
+        g[d] += up[d] * (units >= low && units <= high ? F(1) / threshold : F(0));
+        down[d] = gain * g[d];
+      }
+    } else if (n.atan) {
 #pragma omp simd
       for (int64_t d = 0; d < width; ++d) {
         const F z = stretch * (u[d] - threshold);
@@ -147,12 +171,7 @@ void forward_rows(const Neuron& n, const Tensor& x, const Maybe& state, const Ma
     for (int64_t r = first; r < stop; ++r) {
       const int64_t at = r * D, group = r % G * D;
       row.integrate(in + at, stride, w ? w + group : nullptr, w ? b + group : nullptr, from ? from + at : nullptr);
-      for (int64_t t = 0; t < T; ++t) {
-        const F* u = &row.membrane[t * D];
-        F* s = out + t * stride + at;
-#pragma omp simd
-        for (int64_t d = 0; d < D; ++d) s[d] = row.fired(u[d]);
-      }
+      for (int64_t t = 0; t < T; ++t) row.fire(&row.membrane[t * D], out + t * stride + at);
       std::copy_n(&row.membrane[(T - 1) * D], D, end + at);
     }
   });
@@ -194,8 +213,8 @@ void backward_rows(const Neuron& n, const Tensor& x, const Maybe& state, const M
 
 std::tuple<Tensor, Tensor> forward(const Tensor& x, const Maybe& state, const Maybe& weight, const Maybe& bias,
                                    double beta, double threshold, double gain, double alpha, double eps, bool zero,
-                                   bool delay, bool strict, bool atan) {
-  const Neuron n{beta, threshold, gain, alpha, eps, zero, delay, strict, atan};
+                                   bool delay, bool strict, bool atan, int64_t lowest, int64_t levels) {
+  const Neuron n{beta, threshold, gain, alpha, eps, zero, delay, strict, atan, lowest, levels};
   Tensor spikes = at::empty_like(x), last = at::empty({x.size(1), x.size(2), x.size(3)}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "norm_lif",
                              ([&] { forward_rows<scalar_t>(n, x, state, weight, bias, spikes, last); }));
@@ -206,8 +225,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& x, const Maybe
                                                     const Maybe& bias, const Tensor& grad_spikes,
                                                     const Maybe& grad_last, double beta, double threshold, double gain,
                                                     double alpha, double eps, bool zero, bool delay, bool strict,
-                                                    bool atan) {
-  const Neuron n{beta, threshold, gain, alpha, eps, zero, delay, strict, atan};
+                                                    bool atan, int64_t lowest, int64_t levels) {
+  const Neuron n{beta, threshold, gain, alpha, eps, zero, delay, strict, atan, lowest, levels};
   const int64_t G = x.size(2), D = x.size(3), normed = weight.has_value() ? G * D : 0;
   Tensor grad_x = at::empty_like(x), grad_state = at::empty({x.size(1), G, D}, x.options());
   Tensor grad_weight = at::zeros({at::get_num_threads(), normed}, x.options()), grad_bias = at::zeros_like(grad_weight);

@@ -195,7 +195,7 @@ std::tuple<Tensor, int64_t> spike_bits(const Tensor& spikes) {
     at::parallel_for(0, M, 32, [&](int64_t begin, int64_t end) {
       int64_t mine = 0;
       bool clean = true;
-      for (int64_t r = begin; r < end; ++r)
+      for (int64_t r = begin; r < end && clean; ++r)  // integers are found out in the first row
         for (int64_t w = 0; w < words; ++w) {
           const uint64_t word = word_of(x + r * K + w * WORD, std::min(WORD, K - w * WORD), clean);
           out[r * words + w] = word;

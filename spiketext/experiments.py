@@ -1,0 +1,218 @@
+"""Floor 2: experiments as TOML files that hold what differs from the defaults, and what of them is still to be run.
+
+    title, scale, seeds      scale names the size of the default; data is a set, or a list of sets
+    split                    "test", or "validation" where a study chooses something
+    against                  the row that the others are held against; the first teacher when left out
+    energy                   count the energy of so many validation texts beside each accuracy
+    points                   a CSV of published points for the picture of accuracy against energy
+    [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options
+    [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
+      from                   the row to start from or to read: its run, or EXPERIMENT:RUN
+      teacher, student       of kind distill: a row as in `from`, an experiment of stage 1
+      grid                   lists of options: a row for each value, and a picture over them; a row with `from` and the
+                             same grid goes on from the row at the same value
+
+In `paper`, `cost_s`, `student` and every option a table stands for one value for each data set; `cost_s` may be a list
+along the grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from spiketext import results
+from spiketext.options import ConvertOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+
+KINDS: dict[str, type | tuple[str, ...]] = {
+    "tfidf": (),
+    "teacher": TeacherOptions,
+    "train": TrainOptions,
+    "distill": DistillOptions,
+    "convert": ConvertOptions,
+    "evaluate": ("time_steps",),
+    "energy": ("limit", "length"),
+}
+_TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "rows", "scales",
+        "pretrain"}  # fmt: skip
+_ROW = {"row", "kind", "run", "from", "teacher", "student", "paper", "cost_s", "options", "grid"}
+_DENSE = ("textcnn", "tailored-textcnn")
+
+
+def read(folder: Path, name: str, scale: str | None = None) -> dict[str, Any]:
+    """An experiment, checked, at a scale of its own (None: the default), a row for each value of its grids.
+
+    Raises FileNotFoundError for a name without a file, ValueError naming the key that is wrong, or the unknown scale.
+    """
+    path = folder / f"{name}.toml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
+        raise FileNotFoundError(f"experiment {name}: no {path}; known are {known}")
+    try:
+        spec = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not TOML ({error})") from None
+    _require(path, "the experiment", set(spec), _TOP)
+    missing = sorted({"title", "scale", *(("data", "seeds") if "rows" in spec else ())} - set(spec))
+    if missing:
+        raise ValueError(f"{path}: no {missing[0]}, which every experiment has; add it")
+    spec |= {"name": name, "path": path.as_posix(), "at": None if scale == spec["scale"] else scale}
+    for row in spec.get("rows", []):
+        _require(path, f"row {row.get('row')!r}", set(row), _ROW)
+        if row.get("kind") not in KINDS:
+            raise ValueError(
+                f"{path}: row {row.get('row')!r} has kind {row.get('kind')!r}, expected {', '.join(KINDS)}"
+            )
+    _rescale(spec, path)
+    spec["rows"] = [one for row in spec.get("rows", []) for one in _expand(row)]
+    for row in spec["rows"]:
+        _require(path, row["kind"], set(row.get("options", {})), _known(KINDS[row["kind"]]))
+    _require(path, "pretrain", set(spec.get("pretrain", {})), _known(PretrainOptions))
+    return spec
+
+
+def _known(options: type | tuple[str, ...]) -> set[str]:
+    return set(options) if isinstance(options, tuple) else {field.name for field in fields(options)}
+
+
+def _require(path: Path, where: str, asked: set[str], known: set[str]) -> None:
+    unknown = sorted(asked - known)
+    if unknown:
+        raise ValueError(f"{path}: unknown key {unknown[0]!r} for {where}; expected some of {', '.join(sorted(known))}")
+
+
+def _rescale(spec: dict[str, Any], path: Path) -> None:
+    """Put what another scale changes into the rows."""
+    if spec["at"] is None:
+        return
+    scales = spec.get("scales", {})
+    if spec["at"] not in scales:
+        raise ValueError(f"{path}: no scale {spec['at']!r}; expected {', '.join([spec['scale'], *scales])}")
+    changes = scales[spec["at"]]
+    _require(path, f"scale {spec['at']}", set(changes), {"cost", "pretrain", *KINDS})
+    spec["scale"] = spec["at"]
+    for row in spec.get("rows", []):
+        row["options"] = row.get("options", {}) | changes.get(row["kind"], {})
+        row["cost_s"] = _times(row.get("cost_s"), changes.get("cost", 1))
+    if "pretrain" in spec:
+        spec["pretrain"] |= changes.get("pretrain", {})
+
+
+def _times(cost: Any, factor: float) -> Any:
+    if isinstance(cost, dict):
+        return {key: _times(value, factor) for key, value in cost.items()}
+    if isinstance(cost, list):
+        return [_times(value, factor) for value in cost]
+    return cost and cost * factor
+
+
+def _expand(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each value of its grid, named and foldered after it."""
+    if "grid" not in row:
+        return [row]
+    found, known, follows = [], _known(KINDS[row["kind"]]), "from" in row
+    for number, values in enumerate(itertools.product(*row["grid"].values())):
+        at = dict(zip(row["grid"], values, strict=True))
+        cost = row.get("cost_s")
+        one = {key: value for key, value in row.items() if key != "grid"} | {
+            "row": f"{row['row']}, {', '.join(f'{key} {value}' for key, value in at.items())}",
+            "options": row.get("options", {})
+            | {key: value for key, value in at.items() if key in known or not follows},
+            "at": at,
+            "curve": row["row"],
+            "cost_s": cost[number] if isinstance(cost, list) else cost,
+        }
+        if "run" in row:
+            one["run"] = tagged(row["run"], at)
+        found.append(one)
+    return found
+
+
+def tagged(run: str, at: dict[str, Any]) -> str:
+    """The folder of a row of a grid."""
+    return "-".join([run, *(f"{key}-{value}" for key, value in at.items())])
+
+
+def of_set(value: Any, data: str) -> Any:
+    """One value for all sets, or one for each."""
+    return value.get(data) if isinstance(value, dict) else value
+
+
+def sets_of(spec: dict[str, Any]) -> list[str]:
+    """The data sets of an experiment."""
+    return spec["data"] if isinstance(spec["data"], list) else [spec["data"]]
+
+
+def find(folder: Path, spec: dict[str, Any], reference: str, row: dict[str, Any]) -> tuple[dict, dict]:
+    """The experiment and the row that `from` or `teacher` of a row means, at the same scale and place of the grid.
+
+    Raises ValueError when there is none.
+    """
+    name, _, run = reference.rpartition(":")
+    there = read(folder, name, spec["at"]) if name else spec
+    for wanted in (tagged(run, row.get("at", {})), run):
+        for other in there["rows"]:
+            if other.get("run") == wanted:
+                return there, other
+    known = ", ".join(other["run"] for other in there["rows"] if "run" in other)
+    raise ValueError(f"{spec['path']}: row {row['row']!r} wants {reference!r}, expected a run of {known or 'no row'}")
+
+
+def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> tuple[dict, dict]:
+    """The experiment and the row of a student's teacher; raises ValueError when there is none."""
+    if "teacher" in row:
+        return find(folder, spec, row["teacher"], row)
+    for other in spec["rows"]:
+        if other["kind"] == "teacher":
+            return spec, other
+    raise ValueError(f"{spec['path']}: row {row['row']!r} has no teacher; add a row of kind teacher or name one")
+
+
+def against(spec: dict[str, Any]) -> str | None:
+    """The name of the row that the others are held against."""
+    teachers = [row["row"] for row in spec["rows"] if row["kind"] == "teacher"]
+    return spec.get("against") or (teachers[0] if teachers else None)
+
+
+def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a row's network has neurons that fire."""
+    if row["kind"] in ("evaluate", "energy"):
+        return is_spiking(folder, *find(folder, spec, row["from"], row))
+    return row["kind"] not in ("tfidf", "teacher") and row.get("options", {}).get("model") not in _DENSE
+
+
+def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[dict[str, Any]]:
+    """Every row on every set: seeds that are done and open, what is known of their state, and the seconds to go."""
+    wanted = list(range(seeds)) if seeds else spec["seeds"]
+    saved = results.load(folder, spec["name"], spec["at"])
+    done: dict[tuple, dict] = {}
+    for cell in (saved or {"cells": []})["cells"]:
+        done.setdefault((cell["row"], cell["column"]), cell)
+    found = []
+    for data, row in itertools.product(sets_of(spec), spec["rows"]):
+        cell = done.get((row["row"], data), {"seeds": [], "status": "empty"})
+        left = [seed for seed in wanted if seed not in cell["seeds"]]
+        state = cell["status"] if not left else "empty" if not cell["seeds"] else "begun"
+        found.append({"data": data, "row": row["row"], "state": state, "done": cell["seeds"], "open": left,
+                      "cost_s": len(left) * (of_set(row.get("cost_s"), data) or 0)})  # fmt: skip
+    return found
+
+
+def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Every experiment, or these, at every scale: name, scale, title, state, estimated seconds to go and its cells."""
+    found = []
+    for name in names or sorted(path.stem for path in folder.glob("*.toml")):
+        for scale in (None, *read(folder, name).get("scales", {})):
+            spec = read(folder, name, scale)
+            if spec["rows"]:
+                every = cells(folder, spec)
+                begun = any(cell["done"] for cell in every)
+                whole = sum(not cell["open"] for cell in every)
+                found.append({"name": name, "scale": scale, "title": spec["title"],
+                              "state": f"{whole}/{len(every)} cells" if begun else "not run",
+                              "cost_s": sum(cell["cost_s"] for cell in every), "cells": every})  # fmt: skip
+    return found

@@ -1,0 +1,152 @@
+"""Floor 5: the passages of a corpus that a training reads, tokenised once into a file beside its checkpoints.
+
+A row is read from that file when it is needed, so memory grows by a few bytes for each passage; and a run that was
+stopped goes on with the rows it had, whatever happened to the corpus since.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from spiketext.batching import Rows
+from spiketext.corpora import sentences
+from spiketext.processes import is_first
+from spiketext.runs import CHECKPOINTS, Run
+
+_WINDOW = 4096  # neighbouring passages of which some are drawn
+_AT_ONCE = 64  # passages in one call of the tokenizer
+
+
+def draw(
+    corpus: str,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: int,
+    max_length: int,
+    size: int | None = None,
+    quiet: bool = True,
+    pairs: bool = False,
+) -> Iterator[list[int]]:
+    """Token ids of passages evenly drawn over a corpus until they reach the budget, each at most max_length long.
+
+    The corpus is read twice: once to count its passages, once to draw from each window of them the share that is due.
+    size: sentences of a line are joined up to it, see `sentences`, which also says what is raised; pairs: a
+    passage is a sentence and the one after it, no sentence is in two of them. Raises ValueError for a corpus without a pair.
+    """
+    bar: dict[str, Any] = {"unit": " passages", "disable": quiet}
+    total = sum(1 for _ in tqdm(_stream(corpus, size, pairs), desc="counting the corpus", **bar))
+    if not total:
+        raise ValueError(f"corpus {corpus}: one sentence is no pair; give more text, or leave --pairs out")
+    stream = iter(tqdm(_stream(corpus, size, pairs), desc="drawing from it", total=total, **bar))
+    taken = seen = number = 0
+    while window := list(islice(stream, _WINDOW)):
+        seen += len(window)
+        due = budget * seen / total
+        order = np.random.default_rng(number).permutation(len(window))
+        for start in range(0, len(order), _AT_ONCE):
+            if taken >= due:
+                break
+            columns = map(list, zip(*(window[i] for i in order[start : start + _AT_ONCE]), strict=True))
+            for ids in tokenizer(*columns, truncation=True, max_length=max_length)["input_ids"]:
+                if taken < due:
+                    taken += len(ids)
+                    yield ids
+        number += 1
+
+
+def _stream(corpus: str, size: int | None, pairs: bool) -> Iterator[tuple[str, ...]]:
+    found = sentences(corpus, size=size)
+    return zip(found, found, strict=False) if pairs else ((sentence,) for sentence in found)
+
+
+class TokenFile:
+    """Rows of token ids in a folder: ids.bin (uint32, one row after the other) and lengths.bin (int32)."""
+
+    def __init__(self, folder: Path):
+        self.lengths = np.fromfile(folder / "lengths.bin", np.int32)
+        self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+        self._stream = (folder / "ids.bin").open("rb")
+
+    @classmethod
+    def write(cls, folder: Path, rows: Iterator[list[int]]) -> TokenFile:
+        """Write rows into a new folder, whole or not at all."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".corpus-"))
+        try:
+            with (made / "ids.bin").open("wb") as ids, (made / "lengths.bin").open("wb") as lengths:
+                for row in rows:
+                    ids.write(np.asarray(row, np.uint32).tobytes())
+                    lengths.write(np.int32(len(row)).tobytes())
+            try:
+                os.replace(made, folder)
+            except OSError:  # another process of the same run was quicker
+                if not folder.exists():
+                    raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        return cls(folder)
+
+    def __getitem__(self, row: int) -> list[int]:
+        """The ids of a row."""
+        return np.frombuffer(os.pread(self._stream.fileno(), 4 * int(self.lengths[row]), 4 * int(self.starts[row])),
+                             np.uint32).tolist()  # fmt: skip
+
+
+class TokenRows(Rows):
+    """Some rows of a token file; an index is (epoch, row), and no row depends on the epoch. sep ends a segment."""
+
+    def __init__(self, file: TokenFile, chosen: np.ndarray, pad: int, sep: int):
+        self.file, self.chosen, self.pad, self.sep = file, chosen, pad, sep
+        self.lengths = file.lengths[chosen]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
+        ids = self.file[self.chosen[index[1]]]
+        first = ids.index(self.sep) + 1 if self.sep in ids else len(ids)
+        segments = [0] * first + [1] * (len(ids) - first)
+        return {"input_ids": ids, "token_type_ids": segments, "labels": 0, "gold": 1}
+
+
+class Passages(NamedTuple):
+    """What a training on a corpus reads: rows to learn from, rows held out, and how many there are."""
+
+    train: TokenRows
+    validation: TokenRows
+    tokens: int
+
+
+def passages(
+    run: Run, tokenizer: PreTrainedTokenizerBase, options: Any, size: int | None = None, pairs: bool = False
+) -> Passages:
+    """The passages of a run: `draw`n from options.corpus the first time, as they were when the run is resumed.
+
+    Up to 500 of them, a twentieth at most, are held out for validation. Raises as `sentences`, and ValueError for a
+    corpus of fewer than two passages.
+    """
+    folder = run.out / CHECKPOINTS / "corpus"
+    if folder.exists():
+        file = TokenFile(folder)
+    else:
+        drawn = draw(options.corpus, tokenizer, options.tokens, options.max_length, size,
+                     options.quiet or not is_first(), pairs)  # fmt: skip
+        file = TokenFile.write(folder, drawn)
+    count = len(file.lengths)
+    if count < 2:
+        raise ValueError(f"corpus {options.corpus}: {count} passages drawn for {options.tokens} tokens, expected 2 or "
+                         "more; give a larger corpus or more --tokens")  # fmt: skip
+    order = np.random.default_rng(0).permutation(count)
+    held_out = max(1, min(500, count // 20))
+    marks = tokenizer.pad_token_id, tokenizer.sep_token_id
+    parts = (TokenRows(file, np.sort(part), *marks) for part in (order[held_out:], order[:held_out]))
+    return Passages(*parts, tokens=int(file.lengths.sum(dtype=np.int64)))

@@ -1,0 +1,202 @@
+"""Floor 8: one self-contained HTML page that shows a model. Figures need matplotlib (the extra `plots`).
+
+The page holds its styles and pictures (inline SVG), asks nothing of a network, and leaves out what does not apply to a
+model. Scores are of the split that was asked for; test is read only when it is, and then logged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from markupsafe import Markup, escape
+
+from spiketext import portraits
+from spiketext.about import describe_model, machine
+from spiketext.audit import audit
+from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
+from spiketext.data import Split, TextSet
+from spiketext.energy import energy
+from spiketext.evaluation import labels_for, note_test_reading, read_split, scores
+from spiketext.figures import save
+from spiketext.insight import Reading, answers_by_step, calibration, confusion, look_inside
+from spiketext.runs import write_whole
+
+SHOWN = 4  # examples of each kind
+LEGIBLE = 16  # tokens of the text whose inside is shown, about
+
+
+def report(
+    model: str,
+    data: str | TextSet,
+    out: str,
+    split: str = "validation",
+    *,
+    limit: int | None = 64,
+    text: str | None = None,
+    attack: str | None = None,
+    figures: str | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+    **reading: Any,
+) -> dict[str, Any]:
+    """Write the page of a saved classifier, spiking or dense, and return where it is with the scores.
+
+    Scores, calibration and examples are of all texts of the split; energy and audit of `limit` of them, spread evenly.
+    text: whose spikes and attention are shown (None: one of the split); attack: folder with adversarial.jsonl, one
+    attacked text a line; figures: folder for each figure as SVG; reading: see `data.load`. A reading of the test split
+    is counted in the model's folder.
+    Raises ValueError for an out that is not .html, without matplotlib, and as `evaluate`; FileNotFoundError when the
+    attack's folder has no such file.
+    """
+    if Path(out).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {out}: expected the name of a page, FILE.html")
+    attacked = _attacked(attack) if attack else []
+    text_set, part = read_split(data, split, **reading)
+    network, tokenizer = load_classifier(model), load_tokenizer(model)
+    labels = labels_for(network, text_set, part, model)
+    start = time.perf_counter()
+    steps = answers_by_step(network, tokenizer, part.texts, part.pairs, batch_size, progress)
+    seconds = time.perf_counter() - start
+    found = scores(text_set.task, steps[-1], labels)
+    own = {"limit": limit, "batch_size": batch_size, "progress": progress}
+    page: dict[str, Any] = {
+        "about": describe_model(model),
+        "run": _json(Path(model) / "run.json"),
+        "result": _json(Path(model) / "result.json"),
+        "test_reads": _lines(Path(model) / "test_reads.jsonl"),
+        "data": {"name": text_set.name, "split": split, "rows": len(part), "hash": text_set.hash},
+        "scores": found,
+        "speed": {"texts_per_second": len(part) / seconds, "batch_size": batch_size, **machine()},
+        "energy": energy(model, text_set, split, **own),
+        "audit": audit(model, text_set, split, **own),
+        "attacked": attacked,
+    }
+    if text_set.task != "regression":
+        names = label_names(network)
+        page |= _answers(names, part, labels, steps[-1])
+    shown, pair = (text, None) if text is not None else _legible(part, steps[-1], labels, tokenizer, text_set.task)
+    inside = look_inside(network, tokenizer, shown, pair)
+    page |= {"text": shown, "pair": pair, "classes": label_names(network)}
+    drawn = dict(_figures(page, inside, _json(Path(model) / "history.json") or [], steps, labels, text_set.task))
+    if figures:
+        for name, figure in drawn.items():
+            save(figure, str(Path(figures) / f"{name}.svg"))
+    page["figures"] = {name: Markup(portraits.inline(figure, name)) for name, figure in drawn.items()}
+    write_whole(Path(out), render(page))
+    result = {"model": model, "data": text_set.name, "split": split, "rows": len(part), **found, "report": out,
+              "figures": figures, "data_hash": text_set.hash, "time_steps": page["energy"]["time_steps"]}  # fmt: skip
+    if split == "test":
+        result["test_reads"] = note_test_reading(Path(model), result)
+    return result
+
+
+def render(page: dict[str, Any]) -> str:
+    """What `report` gathered as HTML; every text is escaped."""
+    house = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked}
+    template = house.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
+    return template.render(
+        {"probabilities": None, "right": [], "wrong": [], "matrix": None, "calibration": None, **page}
+    )
+
+
+def _short(layer: str) -> str:
+    """The name of a layer without the name of the network in front."""
+    for prefix in ("spikebert.", "textcnn.", "bert."):
+        layer = layer.removeprefix(prefix)
+    return layer.replace("layers.", "block ").replace("layer.", "block ")
+
+
+def _excerpt(text: str, most: int = 320) -> str:
+    return text if len(text) <= most else text[:most].rstrip() + " …"
+
+
+def _marked(text: str, changed: Sequence[int]) -> Markup:
+    """A text with its changed words (numbers, cut at blanks) marked."""
+    words = [Markup("<mark>{}</mark>").format(word) if i in changed else escape(word)
+             for i, word in enumerate(text.split())]  # fmt: skip
+    return Markup(" ").join(words)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected one JSON object a line ({error})") from None
+
+
+def _attacked(folder: str) -> list[dict[str, Any]]:
+    """Texts whose answer an attack turned: "original", "adversarial", "label", "prediction", "status", "changed"."""
+    path = Path(folder) / "adversarial.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"--attack {folder}: no adversarial.jsonl there; name the --out of spiketext attack")
+    rows = _lines(path)
+    for number, row in enumerate(rows, 1):
+        missing = {"original", "adversarial", "status"} - set(row)
+        if missing:
+            raise ValueError(
+                f"{path}: line {number} has no {sorted(missing)[0]!r}; expected a line of spiketext attack"
+            )
+    return rows
+
+
+def _answers(names: Sequence[str], part: Split, labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+    """Confusion, calibration and the surest right and wrong answers of a classification."""
+    probabilities = torch.tensor(logits).softmax(-1).numpy()
+    answers, sure = probabilities.argmax(-1), probabilities.max(-1)
+
+    def surest(rows: np.ndarray) -> list[dict[str, Any]]:
+        order = rows[np.argsort(-sure[rows], kind="stable")][:SHOWN]
+        return [{"text": part.texts[i], "pair": part.pairs[i] if part.pairs else None, "label": names[labels[i]],
+                 "answer": names[answers[i]], "probability": float(sure[i])} for i in order]  # fmt: skip
+
+    return {
+        "matrix": confusion(labels, answers, len(names)).tolist(),
+        "calibration": calibration(probabilities, labels),
+        "right": surest(np.flatnonzero(answers == labels)),
+        "wrong": surest(np.flatnonzero(answers != labels)),
+    }
+
+
+def _legible(part: Split, logits: np.ndarray, labels: np.ndarray, tokenizer: Any, task: str) -> tuple[str, str | None]:
+    """A text that is neither long nor short and, if there is one, rightly classified."""
+    right = np.arange(len(part)) if task == "regression" else np.flatnonzero(logits.argmax(-1) == labels)
+    rows = right if len(right) else np.arange(len(part))
+    chosen = rows[:200]
+    lengths = [len(tokenizer(part.texts[i], part.pairs[i] if part.pairs else None)["input_ids"]) for i in chosen]
+    best = int(chosen[int(np.abs(np.asarray(lengths) - LEGIBLE).argmin())])
+    return part.texts[best], part.pairs[best] if part.pairs else None
+
+
+def _figures(
+    page: dict[str, Any], inside: Reading, history: list[dict], steps: np.ndarray, labels: np.ndarray, task: str
+) -> Iterator[tuple[str, Any]]:
+    """Names and matplotlib figures of what applies to the model."""
+    for name, figure in zip(("losses", "validation"), portraits.learning_curves(history), strict=False):
+        yield name, figure
+    if page.get("calibration"):
+        yield "calibration", portraits.reliability(page["calibration"]["bins"])
+    if len(steps) > 1:
+        metric = next(iter(page["scores"]))
+        yield "anytime", portraits.over_steps([scores(task, answer, labels)[metric] for answer in steps], metric)
+    if inside.attention is not None:
+        yield "attention", portraits.attention_map(inside.tokens, inside.attention)
+    names = list(inside.spikes)
+    for number, name in enumerate(dict.fromkeys((names[0], names[len(names) // 2], names[-1])) if names else ()):
+        yield f"raster-{number + 1}", portraits.raster(inside.tokens, inside.spikes[name], _short(name))
+    rates = {_short(row["layer"]): row["rate by step"] for row in page["energy"]["layers"] if row["rate by step"]}
+    if rates:
+        yield "rates", portraits.firing_rates(rates)

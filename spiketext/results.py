@@ -1,0 +1,255 @@
+"""Floor 1: result files, their tables, and whether two rows differ by more than chance.
+
+A result file holds cells: one row on one data set, one metric, a value for each seed. The cell of the accuracy also
+holds which texts were answered rightly (one bit a text), so that rows can be compared when their models are gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiketext.figures import columns
+from spiketext.runs import write_whole
+
+ACCOUNTS = {  # metrics of a row of kind energy, for one text of the validation split, and their units
+    "tokens": "",
+    "additions": "M",
+    "multiply-adds": "M",
+    "v1": "mJ",
+    "v1, rate as mean": "mJ",
+    "dense of this shape": "mJ",
+    "reduction": "%",
+    "ours fp32": "mJ",
+    "ours fp32, from cache": "mJ",
+    "dense fp32, from cache": "mJ",
+    "ours int8": "mJ",
+    "dense int8": "mJ",
+    "density": "%",
+    "break-even int8": "%",
+    "break-even int8, from cache": "%",
+    "break-even int8, from DRAM": "%",
+}
+UNITS = ACCOUNTS | {"firing_rate": "%", "parameters": "M", "energy": "mJ"}  # all others are shares, in %
+_BESIDE = ("firing_rate", "parameters", "energy")
+_PAGE_HEAD = """# Results
+
+Made by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in `results/`, which also
+holds versions, machine, data hash and configuration. `paper` is the published number of the system of that row, at the
+paper's size and with its own data handling.
+"""
+_DRAWS = 10_000  # of the bootstrap
+
+
+def path_of(folder: Path, name: str, scale: str | None = None) -> Path:
+    """The result file of an experiment; each scale that is not the default has one of its own."""
+    return folder / "results" / (f"{name}-{scale}.json" if scale else f"{name}.json")
+
+
+def load(folder: Path, name: str, scale: str | None = None) -> dict[str, Any] | None:
+    """A result; None when there is none."""
+    path = path_of(folder, name, scale)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def save(folder: Path, result: dict[str, Any], scale: str | None = None) -> None:
+    """Write a result file, and RESULTS.md anew."""
+    write_whole(path_of(folder, result["name"], scale), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / "RESULTS.md", results_page(folder))
+
+
+def packed(correct: Sequence[bool]) -> str:
+    """One bit for each text, as base64."""
+    return base64.b64encode(np.packbits(np.asarray(correct, dtype=bool)).tobytes()).decode()
+
+
+def unpacked(text: str, count: int) -> np.ndarray:
+    """The inverse of `packed`: bool [count]."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)
+
+
+def paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two accuracy cells on the same texts: the difference of their means over the seeds that both have.
+
+    Returns difference, low, high (points; 95 % interval of a bootstrap over texts, 10,000 draws), how many texts the
+    first and the second get right more often, and p of the exact sign test on those, which for one seed is McNemar's
+    exact test. Raises ValueError when the cells hold no answers or are of different texts.
+    """
+    from scipy.stats import binomtest
+
+    here, there = (f"{cell['row']!r} on {cell['column']}" for cell in (first, second))
+    for key in ("data_hash", "split"):
+        if first[key] != second[key]:
+            raise ValueError(f"{here} has {key} {first[key]}, {there} has {second[key]}; compare rows on equal texts")
+    answers = [_answers(cell) for cell in (first, second)]
+    seeds = sorted(set(answers[0]) & set(answers[1]))
+    if not seeds:
+        raise ValueError(f"{here} and {there} share no seed with the answers to each text; reproduce both again")
+    each = np.stack([answers[0][seed].astype(int) - answers[1][seed] for seed in seeds]).sum(0)
+    sums, counts = np.unique(each, return_counts=True)  # draws of texts are draws of these few sums
+    drawn = np.random.default_rng(0).multinomial(len(each), counts / len(each), _DRAWS) @ sums
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    points = 100 / (len(each) * len(seeds))
+    won, lost = int((each > 0).sum()), int((each < 0).sum())
+    return {
+        "difference": float(each.sum()) * points,
+        "low": float(low) * points,
+        "high": float(high) * points,
+        "texts": len(each),
+        "seeds": seeds,
+        "first_right": won,
+        "second_right": lost,
+        "p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
+    }
+
+
+def _answers(cell: dict[str, Any]) -> dict[int, np.ndarray]:
+    """Which texts were right, by seed."""
+    each = zip(cell["seeds"], cell.get("correct", []), strict=False)
+    return {seed: unpacked(bits, cell["texts"]) for seed, bits in each if bits is not None}
+
+
+def compare(folder: Path, first: str, second: str) -> list[dict[str, Any]]:
+    """Two rows, "RESULT:ROW" each, on every data set that both have: a line with both accuracies and `paired`.
+
+    RESULT is the name of a result file without its ending, ROW the row's name or the beginning of it.
+    Raises ValueError when a row is not there or nothing can be compared, FileNotFoundError without the file.
+    """
+    mine, other = (_row(folder, name) for name in (first, second))
+    shared = [column for column in mine if column in other]
+    if not shared:
+        raise ValueError(f"compare: {first} and {second} have no data set in common")
+    rows = []
+    for column in shared:
+        found = paired(mine[column], other[column])
+        left, right = (_mean(cell, found["seeds"]) for cell in (mine[column], other[column]))
+        found["seeds"] = " ".join(map(str, found["seeds"]))
+        rows.append({"data": column, "first %": left, "second %": right, **found})
+    return rows
+
+
+def _mean(cell: dict[str, Any], seeds: Sequence[int]) -> float:
+    return statistics.mean(value for seed, value in zip(cell["seeds"], cell["values"], strict=True) if seed in seeds)
+
+
+def _row(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    file, _, row = name.partition(":")
+    if not row:
+        raise ValueError(f"compare: expected RESULT:ROW, got {name!r}")
+    result = load(folder, file)
+    if result is None:
+        raise FileNotFoundError(f"compare {name}: no {path_of(folder, file)}; run spiketext reproduce {file}")
+    cells = [cell for cell in result["cells"] if cell["metric"] == "accuracy" and cell["values"]]
+    names = list(dict.fromkeys(cell["row"] for cell in cells))
+    found = [row] if row in names else [known for known in names if known.startswith(row)]
+    if len(found) != 1:
+        raise ValueError(f"compare {name}: expected the beginning of one of {'; '.join(names) or 'no measured row'}")
+    return {cell["column"]: cell for cell in cells if cell["row"] == found[0]}
+
+
+def compare_text(rows: Sequence[dict[str, Any]]) -> str:
+    """What `compare` returns, as text."""
+    return columns(rows) + "\ndifference, low, high: points of accuracy, first minus second, 95 % bootstrap interval"
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result as a Markdown table for each data set: ours beside the paper's number, one line for each row."""
+    parts = [_table_of(result, data) for data in dict.fromkeys(cell["column"] for cell in result["cells"])]
+    parts += [f"{title}\n\n{markdown(rows)}" for title, rows in result.get("formulas", {}).items()]
+    parts += [f"![{Path(path).stem}]({path})" for path in result.get("pictures", [])]
+    return "\n\n".join(parts)
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows with equal keys as a Markdown table."""
+    lines = [list(rows[0]), ["---" if isinstance(value, str) else "--:" for value in rows[0].values()]]
+    lines += [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    head, rule, *body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, rule.replace(" ", ""), *body])
+
+
+def _table_of(result: dict[str, Any], data: str) -> str:
+    found = [cell for cell in result["cells"] if cell["column"] == data]
+    rows: dict[str, dict[str, dict]] = {}
+    for cell in found:
+        rows.setdefault(cell["row"], {})[cell["metric"]] = cell
+    shown = _account_columns(rows) if any("v1" in cells for cells in rows.values()) else _columns(result, rows)
+    lines = [f"{result['name']} ({result['scale']}, {found[0]['split']} split of {data})", "",
+             "| " + " | ".join(["row", *shown]) + " |", "|---|" + "--:|" * (len(shown) - 1) + "---|"]  # fmt: skip
+    for row, cells in rows.items():
+        lines.append("| " + " | ".join([row, *(value(cells) for value in shown.values())]) + " |")
+    return "\n".join(lines)
+
+
+Show = dict[str, Callable[[dict[str, dict]], str]]
+
+
+def _columns(result: dict[str, Any], rows: dict[str, dict[str, dict]]) -> Show:
+    """The columns of a table of accuracies; those of which nothing is known are left out."""
+    main = next(iter(next(iter(rows.values()))))  # the metric of the data set
+    against = rows.get(result.get("against", ""), {}).get(main)
+    shown: Show = {f"{main} %": lambda c: _spread(c[main]), "paper %": lambda c: _paper(c[main])}
+    if against and any(_gap(cells[main], against) for cells in rows.values()):
+        shown["gap, points"] = lambda c: _gap(c[main], against)
+    others = [m for m in dict.fromkeys(metric for cells in rows.values() for metric in cells) if m not in UNITS]
+    for metric in others[1:]:
+        shown[f"{metric} %"] = lambda c, m=metric: _spread(c.get(m))  # type: ignore[misc]
+    for metric in _BESIDE:
+        if metric == "firing_rate" or any(metric in cells for cells in rows.values()):
+            shown[f"{metric.replace('_', ' ')} {UNITS[metric]}"] = lambda c, m=metric: _spread(c.get(m))  # type: ignore[misc]
+    return shown | {"training s": lambda c: _seconds(c[main]), "seeds": lambda c: _seeds(c[main])}
+
+
+def _account_columns(rows: dict[str, dict[str, dict]]) -> Show:
+    metrics = list(dict.fromkeys(metric for cells in rows.values() for metric in cells))
+    shown: Show = {f"{m} {UNITS.get(m, '%')}".strip(): lambda c, m=m: _spread(c.get(m)) for m in metrics}  # type: ignore[misc]
+    return shown | {"seeds": lambda c: _seeds(next(iter(c.values())))}
+
+
+def _gap(cell: dict[str, Any], against: dict[str, Any]) -> str:
+    """How far a row is from the one that it is held against, with its interval."""
+    if cell is against or cell["metric"] != "accuracy" or not set(_answers(cell)) & set(_answers(against)):
+        return ""
+    found = paired(cell, against)
+    return f"{found['difference']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+
+
+def _paper(cell: dict[str, Any]) -> str:
+    return "" if cell["paper"] is None else f"{cell['paper']:.2f}"
+
+
+def _seconds(cell: dict[str, Any]) -> str:
+    return f"{statistics.mean(cell['wall_s']):.0f}" if cell["wall_s"] else f"(about {cell.get('cost_s')})"
+
+
+def _seeds(cell: dict[str, Any]) -> str:
+    return ", ".join(map(str, cell["seeds"])) or cell["status"]
+
+
+def _spread(cell: dict[str, Any] | None) -> str:
+    """Mean and standard deviation over seeds; "never" where there is no such number, as a break-even."""
+    values = cell["values"] if cell else []
+    numbers = [value for value in values if value is not None]
+    if cell and cell["status"] == "diverged":
+        return f"{len(values) - len(numbers)} of {len(values)} diverged"
+    if values and not numbers:
+        return "never"
+    if len(numbers) < 2:
+        return f"{numbers[0]:.2f}" if numbers else ""
+    return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
+
+
+def results_page(folder: Path) -> str:
+    """RESULTS.md out of all result files."""
+    parts = [_PAGE_HEAD]
+    for path in sorted((folder / "results").glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "cells" in result:
+            parts.append(table(result) + f"\n\nCommand: `{result['command']}`\n")
+    return "\n".join(parts)

@@ -1,0 +1,118 @@
+"""A budget of spikes: its slope is right, it excludes padding, and a training that has one fires less."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiketext.evaluation import evaluate
+from spiketext.losses import rate_loss
+from spiketext.models import SpikeBertForSequenceClassification
+from spiketext.options import TrainOptions
+from spiketext.rates import RateBudget, RateCounter, SlopedRate
+from spiketext.training import train
+
+TINY = {"data": "demo", "epochs": 1.0, "max_length": 16, "batch_size": 16, "micro_batch": 16, "learning_rate": 2e-3,
+        "quiet": True, "threads": 1, "precision": "float32", "layers": 1}  # fmt: skip
+
+
+@pytest.fixture
+def student(tiny_student_config):
+    torch.manual_seed(0)
+    return SpikeBertForSequenceClassification(tiny_student_config).double()
+
+
+def batch_of(padding: int) -> dict[str, torch.Tensor]:
+    ids = torch.nn.functional.pad(torch.arange(5, 15).view(2, 5), (0, padding))
+    return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+
+def test_the_slope_of_the_loss_is_that_of_finite_differences():
+    for value in (0.05, 0.13, 0.31):
+        rate = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda r: rate_loss(r, 0.1), rate)
+    assert rate_loss(torch.tensor(0.2), 0.1) == pytest.approx(1.0) and rate_loss(torch.tensor(0.1), 0.1) == 0
+
+
+def test_the_rate_with_a_slope_is_the_rate_and_padding_changes_neither_it_nor_its_gradient(student):
+    found = []
+    for padding in (0, 3):
+        student.zero_grad()
+        batch = batch_of(padding)
+        counter, sloped = RateCounter(), SlopedRate()
+        counter.mask = sloped.mask = batch["attention_mask"]
+        with counter.counting(student), sloped.counting(student):
+            student(**batch)
+        rate_loss(sloped.rate, 0.01).backward()
+        assert float(sloped.rate.detach()) == pytest.approx(counter.rate, abs=1e-7)
+        found.append(student.spikebert.layers[0].feed_forward.expand.weight.grad.clone())
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-9)
+
+
+def test_one_step_against_the_gradient_lowers_the_rate(student):
+    batch, rates = batch_of(0), []
+    budget = RateBudget(student, TrainOptions(rate_weight=1.0, rate_budget=0.01))
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.01)
+    for _ in range(5):
+        with budget.watching(student, batch) as term:
+            student(**batch)
+        loss = term()["rate"]
+        rates.append(float(loss.detach()))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert rates[-1] < 0.9 * rates[0]
+
+
+def test_a_training_with_a_budget_fires_less_and_logs_the_term(tiny_teacher, tmp_path):
+    rates = {}
+    for weight in (0.0, 10.0):
+        out = str(tmp_path / str(weight))
+        options = {**TINY, "tokenizer": tiny_teacher, "rate_weight": weight, "rate_budget": 0.05}
+        train(TrainOptions(out=out, start=_small(tiny_teacher, tmp_path), **options))
+        rates[weight] = evaluate(out, "demo")["firing_rate"]
+        logged = json.loads((Path(out) / "history.json").read_text())
+        assert any("rate" in row for row in logged) == bool(weight)
+    assert rates[10.0] < 0.8 * rates[0.0]
+
+
+def _small(teacher: str, folder: Path) -> str:
+    """A spiking classifier of the teacher's sizes, as a folder to start from."""
+    from spiketext.checkpoints import load_tokenizer
+    from spiketext.models import SpikeBertConfig
+
+    start = folder / "start"
+    if not start.exists():
+        torch.manual_seed(0)
+        tokenizer = load_tokenizer(teacher)
+        sizes = {
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "layer_norm_eps": 1e-5,
+        }  # tokens without a spike are common in a net so small: see PRESETS
+        labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+        config = SpikeBertConfig(**sizes, **labels, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
+        SpikeBertForSequenceClassification(config).save_pretrained(start)
+        tokenizer.save_pretrained(start)
+    return str(start)
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"rate_weight": -1.0}, "weight from 0"),
+        ({"rate_weight": 1.0, "rate_budget": 0.0}, "budget above 0"),
+        ({"rate_weight": 1.0, "recompute": True}, "--recompute"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(student, asked, line):
+    with pytest.raises(ValueError, match=line):
+        RateBudget(student, TrainOptions(**asked))
+    with pytest.raises(ValueError, match="no spiking neurons"):
+        RateBudget(torch.nn.Linear(2, 2), TrainOptions(rate_weight=1.0))

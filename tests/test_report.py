@@ -1,0 +1,190 @@
+"""What is seen inside a model is what it did, and the page of a model is whole, escaped and asks for nothing."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from spiketext import portraits
+from spiketext.checkpoints import load_classifier, load_tokenizer
+from spiketext.cli import main
+from spiketext.evaluation import logits_of
+from spiketext.insight import answers_by_step, calibration, confusion, look_inside
+from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
+
+TEXTS = ["A fine film.", "Not good, not bad, just long and <b>long</b> & long.", "很 好"]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+
+
+class Page(HTMLParser):
+    """Open tags at the end, sections, and addresses that a browser would fetch."""
+
+    VOID = {"meta", "br", "link", "img", "input"}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.sections: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.open += [] if tag in self.VOID else [tag]
+        self.ids += [given["id"]] if "id" in given else []
+        self.sections += [given["id"]] if tag == "h2" else []
+        links = [given.get(name) or "" for name in ("src", "href", "xlink:href")]
+        self.fetched += [link for link in links if link and not link.startswith(("#", "data:"))]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def spiking(tokenizer, **changes):
+    torch.manual_seed(0)
+    config = SpikeBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **LABELS,
+                             **{**changes, **SIZES})  # fmt: skip
+    return SpikeBertForSequenceClassification(config).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_tokenizer, tmp_path_factory) -> str:
+    """A spiking classifier with random weights."""
+    where = str(tmp_path_factory.mktemp("spiking"))
+    spiking(tiny_tokenizer).save_pretrained(where)
+    tiny_tokenizer.save_pretrained(where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> str:
+    """Texts that would break a page that does not escape them."""
+    path = tmp_path_factory.mktemp("own") / "own.csv"
+    lines = [f"Wonderful {i} <script>alert({i})</script> & 很好,positive\nAwful {i} film,negative" for i in range(20)]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("preset", ["default", "signed", "paper", "authors-stage2"])
+def test_the_answer_after_the_last_step_is_the_answer(preset, tiny_tokenizer):
+    model = spiking(tiny_tokenizer, **PRESETS[preset])
+    steps = answers_by_step(model, tiny_tokenizer, TEXTS)
+    assert steps.shape == (model.config.time_steps, 3, 2)
+    np.testing.assert_allclose(steps[-1], logits_of(model, tiny_tokenizer, TEXTS), atol=1e-5)
+
+
+def test_the_answer_after_two_steps_is_that_of_a_run_of_two(tiny_tokenizer):
+    long, short = spiking(tiny_tokenizer), spiking(tiny_tokenizer, time_steps=2)
+    steps = answers_by_step(long, tiny_tokenizer, TEXTS)
+    np.testing.assert_allclose(steps[1], logits_of(short, tiny_tokenizer, TEXTS), atol=1e-5)
+
+
+def test_what_is_seen_inside_is_what_the_network_does(tiny_tokenizer):
+    model = spiking(tiny_tokenizer)
+    seen = look_inside(model, tiny_tokenizer, TEXTS[0])
+    length = len(seen.tokens)
+    assert seen.tokens[0] == "[CLS]" and seen.tokens[-1] == "[SEP]"
+    block = "spikebert.layers.1.attention"
+    qkv = seen.spikes[f"{block}.qkv_spikes"]  # [T, L, 3 D]
+    assert qkv.shape == (4, length, 96) and set(np.unique(qkv)) == {0, 1}
+    q, k = (part.reshape(length, 4, 8).transpose(1, 0, 2) for part in np.split(qkv[-1].astype(int), 3, axis=1)[:2])
+    assert np.array_equal(seen.attention, q @ k.transpose(0, 2, 1))  # figure 4: last block, last step
+    assert list(seen.spikes)[-1] == "head_spikes" and seen.logits.shape == (4, 2)
+
+
+def test_the_map_of_a_dense_bert_sums_to_one(tiny_teacher):
+    seen = look_inside(load_classifier(tiny_teacher), load_tokenizer(tiny_teacher), TEXTS[0])
+    assert seen.spikes == {} and seen.logits.shape == (1, 2)
+    np.testing.assert_allclose(seen.attention.sum(-1), 1, atol=1e-5)
+
+
+def test_confusion_and_calibration_by_hand():
+    assert confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist() == [[1, 1], [0, 1]]
+    probabilities = np.array([[0.85, 0.15], [0.85, 0.15], [0.4, 0.6], [0.0, 1.0]])
+    found = calibration(probabilities, np.array([0, 1, 1, 1]))
+    assert [row["texts"] for row in found["bins"]] == [1, 2, 1]
+    assert found["error"] == pytest.approx((0.4 * 1 + 0.35 * 2 + 0.0) / 4)
+
+
+def test_the_page_of_a_spiking_model_is_whole_and_needs_no_network(folder, own, tmp_path, capsys):
+    attack = tmp_path / "attack"
+    attack.mkdir()
+    line = {"original": "Fine <i>film</i>", "adversarial": "Fine <i>flick</i>", "status": "success", "changed": [1]}
+    (attack / "adversarial.jsonl").write_text(json.dumps(line) + "\n")
+    out, drawn = tmp_path / "page.html", tmp_path / "figures"
+    argv = ["report", "--model", folder, "--data", own, "--out", str(out), "--limit", "3", "--json",
+            "--attack", str(attack), "--figures", str(drawn)]  # fmt: skip
+    assert main(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    text = out.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == [] and page.fetched == []
+    assert len(page.ids) == len(set(page.ids))
+    assert page.sections == ["answers", "energy", "spikes", "purity", "attention", "attack", "origin"]
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert "<mark>&lt;i&gt;flick&lt;/i&gt;</mark>" in text
+    assert f"{100 * found['accuracy']:.1f} %" in text
+    assert {file.stem for file in drawn.iterdir()} >= {"attention", "raster-1", "rates", "calibration", "anytime"}
+    assert not (Path(folder) / "test_reads.jsonl").exists()
+
+
+def test_the_page_of_a_dense_model_leaves_out_what_does_not_apply(tiny_teacher, own, tmp_path):
+    out = tmp_path / "page.html"
+    folder = tmp_path / "dense"
+    transformers.AutoModelForSequenceClassification.from_pretrained(tiny_teacher).save_pretrained(folder)
+    load_tokenizer(tiny_teacher).save_pretrained(folder)
+    argv = ["report", "--model", str(folder), "--data", own, "--out", str(out), "--limit", "2", "--split", "test"]
+    assert main([*argv, "--text", "很好 <3"]) == 0
+    page = Page(out.read_text(encoding="utf-8"))
+    assert page.sections == ["answers", "energy", "attention", "origin"]
+    assert "很好 &lt;3" in out.read_text(encoding="utf-8")
+    assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_a_report_refuses(folder, own, tmp_path, capsys, monkeypatch):
+    def refused(*argv: str) -> str:
+        assert main(["report", "--model", folder, "--data", own, *argv]) == 2
+        return capsys.readouterr().err
+
+    assert "FILE.html" in refused("--out", str(tmp_path / "page.pdf"))
+    page = str(tmp_path / "page.html")
+    assert "no adversarial.jsonl" in refused("--out", page, "--attack", str(tmp_path))
+    (tmp_path / "adversarial.jsonl").write_text('{"original": "x"}\n')
+    assert "line 1 has no 'adversarial'" in refused("--out", page, "--attack", str(tmp_path))
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    assert "spiketext[plots]" in refused("--out", page, "--limit", "1")
+    assert not Path(page).exists()
+
+
+def test_pictures_refuse_what_does_not_fit_and_show_every_loss_term():
+    with pytest.raises(ValueError, match="expected scores"):
+        portraits.attention_map(["a", "b"], np.zeros((1, 3, 3)))
+    with pytest.raises(ValueError, match="expected spikes"):
+        portraits.raster(["a"], np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="no layer"):
+        portraits.firing_rates({})
+    history = [{"loss": 3.0, "features": 1.0, "rate": 2.0, "learning_rate": 1e-4, "step": 10},
+               {"eval_loss": 1.0, "eval_accuracy": 0.5, "eval_runtime": 1.0, "step": 10}]  # fmt: skip
+    training, validation = portraits.learning_curves(history)
+    assert [text.get_text() for text in training.axes[0].get_legend().get_texts()] == ["loss", "features", "rate"]
+    assert [text.get_text() for text in validation.axes[0].get_legend().get_texts()] == ["loss", "accuracy"]
+
+
+def test_a_raster_draws_every_spike_of_both_signs():
+    spikes = np.zeros((2, 3, 5), dtype=np.int8)
+    spikes[0, 1, 2], spikes[1, 2, 4], spikes[1, 0, 0] = 1, 1, -2
+    on, off = portraits.raster(["a", "b", "c"], spikes).axes[0].collections
+    assert sorted(map(tuple, on.get_offsets().tolist())) == [(2.0, 2.0), (5.0, 4.0)]
+    assert off.get_offsets().tolist() == [[1.0, 0.0]]

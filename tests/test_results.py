@@ -1,0 +1,182 @@
+"""Rows are compared text by text, scales stay apart, and energy tables are made from the models of other tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from spiketext import experiments, published, reproduce, results
+from spiketext.cli import main
+from spiketext.energy import reference
+
+
+def cell(row: str, correct: list[np.ndarray], **changes) -> dict:
+    values = [100 * float(one.mean()) for one in correct]
+    return {"row": row, "column": "d", "metric": "accuracy", "unit": "%", "values": values, "split": "test",
+            "seeds": list(range(len(correct))), "data_hash": "h", "status": "done", "paper": None, "wall_s": values,
+            "correct": [results.packed(one) for one in correct], "texts": len(correct[0])} | changes  # fmt: skip
+
+
+@pytest.fixture
+def answers() -> list[np.ndarray]:
+    draw = np.random.default_rng(1)
+    return [draw.random(501) < share for share in (0.85, 0.84, 0.80, 0.78)]
+
+
+def test_answers_survive_packing(answers):
+    for one in answers:
+        assert (results.unpacked(results.packed(one), len(one)) == one).all()
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_texts_and_p_is_mcnemars(answers):
+    a, b = answers[0], answers[2]
+    found = results.paired(cell("a", [a]), cell("b", [b]))
+    difference = a.astype(float) - b
+    expected = stats.bootstrap((difference,), np.mean, n_resamples=9999, method="percentile", rng=0).confidence_interval
+    assert found["difference"] == pytest.approx(100 * difference.mean())
+    assert (found["low"], found["high"]) == pytest.approx((100 * expected.low, 100 * expected.high), abs=0.25)
+    won, lost = int((a & ~b).sum()), int((b & ~a).sum())
+    assert (found["first_right"], found["second_right"]) == (won, lost)
+    assert found["p"] == pytest.approx(min(1.0, 2 * stats.binom.cdf(min(won, lost), won + lost, 0.5)))
+
+
+def test_seeds_are_pooled_text_by_text(answers):
+    found = results.paired(cell("a", answers[:2]), cell("b", answers[2:], seeds=[1, 0]))
+    means = [np.mean([one.mean() for one in pair]) for pair in (answers[:2], answers[2:])]
+    assert found["difference"] == pytest.approx(100 * (means[0] - means[1])) and found["seeds"] == [0, 1]
+    swapped = results.paired(cell("b", answers[2:]), cell("a", answers[:2]))
+    assert swapped["difference"] == pytest.approx(-found["difference"]) and swapped["p"] == found["p"]
+    assert results.paired(cell("a", answers[:1]), cell("a", answers[:1]))["p"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"data_hash": "x"}, "data_hash"), ({"split": "validation"}, "split"), ({"correct": []}, "share no seed")],
+)
+def test_what_cannot_be_compared_is_said(answers, changes, message):
+    with pytest.raises(ValueError, match=message):
+        results.paired(cell("a", answers[:1]), cell("b", answers[1:2]) | changes)
+
+
+def test_rows_are_compared_on_the_command_line(answers, tmp_path, capsys):
+    rows = [cell("SpikeBERT (both)", answers[:1]), cell("teacher", answers[2:3])]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "t.json").write_text(json.dumps({"name": "t", "cells": rows}))
+    call = ["reproduce", "--folder", str(tmp_path), "compare"]
+    assert main([*call, "t:SpikeBERT", "t:teacher", "--json"]) == 0
+    [line] = json.loads(capsys.readouterr().out)
+    assert line["difference"] == pytest.approx(line["first %"] - line["second %"])
+    for wrong, message in (
+        ("t:nobody", "SpikeBERT (both); teacher"),
+        ("u:x", "run spiketext reproduce u"),
+        ("t", "RESULT:ROW"),
+    ):
+        assert main([*call, "t:teacher", wrong]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+
+
+def test_the_table_shows_the_gap_to_the_teacher(answers):
+    rows = [cell("teacher", answers[:1]), cell("student", answers[2:3])]
+    shown = results.table({"name": "t", "scale": "s", "against": "teacher", "cells": rows})
+    found = results.paired(rows[1], rows[0])
+    assert (
+        "gap, points" in shown and f"{found['difference']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})" in shown
+    )
+
+
+def test_published_energies_are_recounted_on_the_macs_of_bert_base():
+    assert sum(part[2] for part in published.macs(**published.SIZE)) == reference("bert-base", 256)["MACs"]
+    for gsop, _ in published.TABLE2.values():
+        found = published.recount(gsop, **published.SIZE)
+        assert gsop < found["additions"] and found["counted"] < found["multiplied"]
+        steps, rate = published.SIZE["steps"], found["rate"]
+        shares = sum(macs * (1 - (1 - rate) ** n) for _, n, macs in published.macs(**published.SIZE))
+        assert steps * 1e-9 * shares == pytest.approx(gsop, rel=1e-6)
+    with pytest.raises(ValueError, match="of full rate"):
+        published.recount(1e6, **published.SIZE)
+
+
+HEAD = 'title = "t"\nscale = "s"\ndata = "demo"\nseeds = [0]\n'
+ROW = '[[rows]]\nrow = "r"\nkind = "train"\nrun = "r"\ncost_s = [1, 2]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = 1 2", "not TOML"),
+        (HEAD.replace("title", "titel"), "unknown key 'titel'"),
+        (HEAD.replace('data = "demo"\n', "") + ROW, "no data"),
+        (HEAD + ROW.replace("cost_s", "cost"), "unknown key 'cost'"),
+        (HEAD + ROW + "[rows.grid]\ntime_step = [1, 2]\n", "unknown key 'time_step'"),
+        (HEAD + ROW.replace("train", "dance"), "expected tfidf"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(text, message, tmp_path):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        experiments.read(tmp_path, "x")
+
+
+def test_a_grid_is_a_row_for_each_value_and_a_scale_changes_its_options(tmp_path):
+    scale = "[scales.big]\ncost = 10\n[scales.big.train]\nlayers = 12\n"
+    (tmp_path / "x.toml").write_text(HEAD + ROW + "[rows.grid]\ntime_steps = [1, 2]\n" + scale)
+    rows = experiments.read(tmp_path, "x")["rows"]
+    assert [(row["row"], row["run"], row["options"], row["cost_s"]) for row in rows] == [
+        ("r, time_steps 1", "r-time_steps-1", {"time_steps": 1}, 1),
+        ("r, time_steps 2", "r-time_steps-2", {"time_steps": 2}, 2),
+    ]
+    big = experiments.read(tmp_path, "x", "big")["rows"][1]
+    assert big["options"] == {"time_steps": 2, "layers": 12} and big["cost_s"] == 20
+    assert [(row["scale"], row["cost_s"]) for row in experiments.listing(tmp_path)] == [(None, 3), ("big", 30)]
+    with pytest.raises(ValueError, match="no scale 'small'; expected s, big"):
+        experiments.read(tmp_path, "x", "small")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "x-big.json").write_text(json.dumps({"name": "x", "scale": "s", "cells": []}))
+    with pytest.raises(ValueError, match="never mixed"):
+        reproduce.reproduce(tmp_path, "x", scale="big")
+    with pytest.raises(ValueError, match="no data set 'mr'; it has demo"):
+        reproduce.reproduce(tmp_path, "x", only=["mr"])
+
+
+def test_energy_and_studies_read_the_models_of_another_table(tiny_vectors, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("experiments")
+    folder.mkdir()
+    (folder / "first.toml").write_text(
+        HEAD + 'energy = 4\nagainst = "tailored"\n[[rows]]\nrow = "tailored"\nkind = "train"\nrun = "tailored"\n'
+        f'[rows.options]\nmodel = "tailored-textcnn"\nvectors = "{tiny_vectors}"\nepochs = 1\nquiet = true\n'
+        '[[rows]]\nrow = "converted"\nkind = "convert"\nrun = "converted"\nfrom = "tailored"\n'
+        "[rows.options]\ntime_steps = 4\n"
+    )
+    (folder / "cost.toml").write_text(
+        HEAD + "energy = 4\nformulas = true\n"
+        '[[rows]]\nrow = "dense"\nkind = "energy"\nfrom = "first:tailored"\n'
+        '[[rows]]\nrow = "spiking"\nkind = "energy"\nfrom = "first:converted"\n'
+    )
+    (folder / "study.toml").write_text(
+        HEAD + 'split = "validation"\n[[rows]]\nrow = "read at"\nkind = "evaluate"\nfrom = "first:converted"\n'
+        "[rows.grid]\ntime_steps = [2, 4]\n"
+    )
+    first = reproduce.reproduce(folder, "first")
+    assert "gap, points" in first["table"] and "energy mJ" in first["table"]
+    cost = reproduce.reproduce(folder, "cost")
+    cells = {(cell["row"], cell["metric"]): cell["values"] for cell in cost["json"]["cells"]}
+    known = {cell["row"]: cell["values"] for cell in first["json"]["cells"] if cell["metric"] == "accuracy"}
+    assert cells["spiking", "accuracy"] == known["converted"]  # out of the result file: test is not read again
+    reads = Path("runs/first/converted-0/test_reads.jsonl")
+    assert len(reads.read_text().splitlines()) == 1
+    assert cells["dense", "additions"] == [0] and cells["spiking", "additions"][0] > 0
+    assert cells["dense", "v1"] == cells["dense", "dense of this shape"] and cells["dense", "density"] == [None]
+    assert cost["json"]["pictures"] == ["figures/cost-demo.png"] and (folder / "figures/cost-demo.png").stat().st_size
+    assert "| sst2 | 27.46 |" in cost["table"]
+    study = reproduce.reproduce(folder, "study")["json"]
+    assert {cell["at"]["time_steps"] for cell in study["cells"]} == {2, 4} and (
+        folder / "figures/study-demo.png"
+    ).exists()
+    assert all(cell["test_reads"] == 0 for cell in study["cells"]) and len(reads.read_text().splitlines()) == 1
+    assert reproduce.reproduce(folder, "study")["json"]["cells"] == study["cells"]
