@@ -14,12 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spiketext import hubsets
 from spiketext.datasets import BUILT_IN
 from spiketext.downloads import PLACES, locate, whereabouts
-from spiketext.splits import SPLITS, Parts, Rows, cut, overlap_notes
+from spiketext.splits import SPLITS, Parts, Rows, cut, hold_out, overlap_notes
 from spiketext.tables import Row, complete_rows, contradictory, listing, number_of, read_table, shown, text_key
 
-FILE_TYPES = (".csv", ".tsv", ".jsonl")
+FILE_TYPES = hubsets.KINDS
 
 
 @dataclass(frozen=True)
@@ -113,31 +114,61 @@ def _text_set(name: str, parts: Parts, labels: Sequence[str], metric: str, notes
 
 def _load_user_set(path: Path, reading: dict, task: str, skip_bad_rows: bool) -> TextSet:
     notes: list[str] = []
-    if path.is_dir():
-        files = {split: _split_file(path, split) for split in SPLITS}
-        parts = {split: _read_user_file(file, reading, task, skip_bad_rows, notes) for split, file in files.items()}
-        _require_same_columns(files, parts)
-        labels = [] if task == "regression" else _class_names(files["train"], parts["train"])
-        for split in SPLITS[1:] if labels else ():
-            _require_known_labels(files[split], parts[split], files["train"], labels)
-        notes += overlap_notes(parts)
-    else:
-        rows = _read_user_file(path, reading, task, skip_bad_rows, notes)
-        labels = [] if task == "regression" else _class_names(path, rows)
-        _require_enough(path, rows, labels)
-        parts, cut_notes = cut(rows)
-        _require_parts(path, parts, labels)
-        notes += cut_notes
-    metric = "spearman" if task == "regression" else "accuracy"
-    return _text_set(path.resolve().stem if path.is_file() else path.resolve().name, parts, labels, metric, notes)
+    name = path.resolve().stem if path.is_file() else path.resolve().name
+    if path.is_file():
+        return _cut_user_set(name, path, _read_user_file(path, reading, task, skip_bad_rows, notes), task, notes)
+    files = {split: _split_file(path, split) for split in SPLITS}
+    parts = {split: _read_user_file(file, reading, task, skip_bad_rows, notes) for split, file in files.items()}
+    return _given_user_set(name, files, parts, task, notes)
+
+
+def _load_hub_set(name: str, reading: dict, task: str, skip_bad_rows: bool) -> TextSet:
+    """A set of the Hub: its own splits, of which train is cut where one is missing; without labels is missing too."""
+    found, notes = hubsets.fetch(name), [f"{name} as the Hub has it"]
+    files = {split: paths[0] for split, paths in found.items()}
+    parts: Parts = {}
+    for split, paths in found.items():
+        if split == "train" or any(row.label for path in paths for row in read_table(path, **reading)):
+            parts[split] = [row for p in paths for row in _read_user_file(p, reading, task, skip_bad_rows, notes)]
+        else:
+            notes.append(f"its {split} rows have no labels and are left out")
+    held = [split for split in SPLITS[1:] if split in parts]
+    if not held:
+        return _cut_user_set(name, files["train"], parts["train"], task, notes)
+    if len(held) == 1:
+        paired = parts["train"][0].pair is not None
+        parts, cut_notes = hold_out(parts["train"], parts[held[0]], grouped=paired)
+        files = {"train": files["train"], "validation": files["train"], "test": files[held[0]]}
+        notes += [f"its {held[0]} part serves as test", *cut_notes]
+    return _given_user_set(name, files, parts, task, notes)
+
+
+def _cut_user_set(name: str, path: Path, rows: Rows, task: str, notes: list[str]) -> TextSet:
+    labels = [] if task == "regression" else _class_names(path, rows)
+    _require_enough(path, rows, labels)
+    parts, cut_notes = cut(rows)
+    _require_parts(path, parts, labels)
+    return _text_set(name, parts, labels, _metric(task), notes + cut_notes)
+
+
+def _given_user_set(name: str, files: dict[str, Path], parts: Parts, task: str, notes: list[str]) -> TextSet:
+    _require_same_columns(files, parts)
+    labels = [] if task == "regression" else _class_names(files["train"], parts["train"])
+    for split in SPLITS[1:] if labels else ():
+        _require_known_labels(files[split], parts[split], files["train"], labels)
+    return _text_set(name, parts, labels, _metric(task), notes + overlap_notes(parts))
+
+
+def _metric(task: str) -> str:
+    return "spearman" if task == "regression" else "accuracy"
 
 
 def _split_file(folder: Path, split: str) -> Path:
     found = [folder / (split + kind) for kind in FILE_TYPES if (folder / (split + kind)).is_file()]
     if not found:
         raise FileNotFoundError(
-            f"{folder} has no {split} file, expected {split}.csv, .tsv or .jsonl beside those of the other two of "
-            f"{', '.join(SPLITS)}. To have one file cut into the three, name the file itself."
+            f"{folder} has no {split} file, expected {split}.csv, .tsv, .jsonl or .parquet beside those of the other "
+            f"two of {', '.join(SPLITS)}. To have one file cut into the three, name the file itself."
         )
     if len(found) > 1:
         both = listing(file.name for file in found)
@@ -235,7 +266,8 @@ def load(
     task: str | None = None,
     skip_bad_rows: bool = False,
 ) -> TextSet:
-    """Load a built-in set by its name, or a user's file (.csv, .tsv, .jsonl) or folder of three, by its path.
+    """Load a built-in set by its name, or a user's file (.csv, .tsv, .jsonl, .parquet) or folder of three, by its path,
+    or a set of the Hugging Face Hub as owner/name or owner/name/part, with `hub:` before it or not.
 
     data_dir: the folder of the benchmark files, SPIKETEXT_DATA when None; `demo` needs none.
     All that follows is for a user's files. A file alone is cut as `splits.cut` says; a folder has train, validation
@@ -258,16 +290,22 @@ def load(
         if given := [option for option, value in {**reading, "task": task}.items() if value is not None]:
             raise ValueError(f"{listing(given)} cannot be set for the built-in set {name!r}, only for a file.")
         return _load_built_in(name, data_dir)
-    path = Path(name)
-    if not path.exists():
-        raise _no_such_set(path)
-    return _load_user_set(path, {**reading, "encoding": encoding}, task or "classification", skip_bad_rows)
+    path, how = Path(name), ({**reading, "encoding": encoding}, task or "classification", skip_bad_rows)
+    if path.exists():
+        return _load_user_set(path, *how)
+    if name.startswith(hubsets.HUB) or (hubsets.looks_like_one(name) and not _near(name)):
+        return _load_hub_set(name, *how)
+    raise _no_such_set(path)
+
+
+def _near(name: str) -> list[str]:
+    return [] if name.count("/") > 1 else difflib.get_close_matches(name.lower(), BUILT_IN, n=1)
 
 
 def _no_such_set(path: Path) -> Exception:
     if path.suffix:
         return FileNotFoundError(f"{path} does not exist, expected a {', '.join(FILE_TYPES)} file or a folder.")
-    near = difflib.get_close_matches(str(path).lower(), BUILT_IN, n=1)
+    near = _near(str(path))
     return ValueError(
         f"there is no set, file or folder {str(path)!r}."
         + (f" Did you mean {near[0]!r}?" if near else "")

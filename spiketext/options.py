@@ -17,7 +17,9 @@ def _option(default: Any, text: str) -> Any:
 class DataOptions:
     """How labelled texts are read."""
 
-    data: str = _option("", "name of a built-in set, or a .csv, .tsv, .jsonl file, or a folder of them")
+    data: str = _option(
+        "", "name of a built-in set, a .csv, .tsv, .jsonl or .parquet file, a folder of them, or owner/name of the Hub"
+    )
     data_dir: str | None = _option(None, "folder of the built-in sets; default: SPIKETEXT_DATA")
     text_column: str | None = _option(None, "column of the text")
     pair_column: str | None = _option(None, "column of the second text of a pair")

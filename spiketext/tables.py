@@ -82,16 +82,40 @@ def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
 def read_records(path: Path, delimiter: str | None = None, encoding: str = "utf-8") -> list[tuple[int, dict]]:
     """Return the rows of a table as (row number, {column: value}); blank lines are counted and left out.
 
-    .csv has commas and quoted fields, .jsonl one object per line; in all other files the fields are separated by tabs
-    and quotes are literal. `delimiter` replaces comma or tab.
+    .csv has commas and quoted fields, .jsonl one object per line, .parquet is a table of its own; in all other files
+    the fields are separated by tabs and quotes are literal. `delimiter` replaces comma or tab.
     Raises:  ValueError as `read_text`, and for a file without rows, a row with too many or too few fields, unbalanced
              quotes, or a line that is no JSON object; each names the row.
     """
-    text = read_text(path, encoding).lstrip("\r\n")
-    records = _json_records(path, text) if path.suffix.lower() == ".jsonl" else _table_records(path, text, delimiter)
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        records = _parquet_records(path)
+    else:
+        text = read_text(path, encoding).lstrip("\r\n")
+        records = _json_records(path, text) if kind == ".jsonl" else _table_records(path, text, delimiter)
     if not records:
         raise ValueError(f"{path} is empty: it has a header and no rows, expected one labelled text per row.")
     return records
+
+
+def _parquet_records(path: Path) -> list[tuple[int, dict]]:
+    """Rows of a Parquet file; the numbers of a column that the Hub knows as classes become their names, -1 no label."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ValueError(f"{path}: Parquet files need pyarrow; pip install 'spiketext[parquet]'.") from None
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path}: is damaged or no Parquet file ({' '.join(str(error).split())[:100]}).") from None
+    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    columns = table.to_pydict()
+    for name, feature in about.get("info", {}).get("features", {}).items():
+        if name in columns and isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+            classes = dict(enumerate(feature["names"]))
+            columns[name] = [classes.get(number) for number in columns[name]]
+    rows = zip(*columns.values(), strict=True)
+    return [(number, dict(zip(columns, row, strict=True))) for number, row in enumerate(rows, 1)]
 
 
 def _json_records(path: Path, text: str) -> list[tuple[int, dict]]:

@@ -210,7 +210,9 @@ def test_an_unknown_set_suggests_the_nearest():
 
 
 def test_a_missing_file_is_named():
-    with raises(r"nowhere\.csv does not exist, expected a \.csv, \.tsv, \.jsonl file or a folder", FileNotFoundError):
+    with raises(
+        r"nowhere\.csv does not exist, expected a \.csv, \.tsv, \.jsonl, \.parquet file or a folder", FileNotFoundError
+    ):
         load("nowhere.csv")
 
 
@@ -246,7 +248,9 @@ def test_options_of_a_file_are_refused_for_a_built_in_set(tmp_path):
 def test_a_folder_without_a_split_names_it(tmp_path):
     folder = write_folder(tmp_path / "mine")
     (folder / "validation.csv").unlink()
-    with raises(r"mine has no validation file, expected validation\.csv, \.tsv or \.jsonl", FileNotFoundError):
+    with raises(
+        r"mine has no validation file, expected validation\.csv, \.tsv, \.jsonl or \.parquet", FileNotFoundError
+    ):
         load(folder)
 
 
@@ -329,7 +333,7 @@ def test_a_bad_json_line_is_named(tmp_path, line, message):
 
 def test_another_type_of_file_is_refused(tmp_path):
     (tmp_path / "a.xlsx").write_bytes(b"PK")
-    with raises(r"a\.xlsx has type '\.xlsx', expected \.csv, \.tsv, \.jsonl or a folder"):
+    with raises(r"a\.xlsx has type '\.xlsx', expected \.csv, \.tsv, \.jsonl, \.parquet or a folder"):
         load(tmp_path / "a.xlsx")
 
 

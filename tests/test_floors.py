@@ -26,6 +26,7 @@ FLOORS = [
         "vectors",
         "coding",
         "downloads",
+        "hubsets",
         "processes",
         "callbacks",
         "published",

@@ -1,0 +1,118 @@
+"""Floor 0: a labelled data set of the Hugging Face Hub as files on this machine, sorted into splits by their names.
+
+A repository says by the paths of its files what they are: `train.csv`, `data/train-00000-of-00002.parquet`,
+`cola/validation-00000-of-00001.parquet`. The folder that is left without split and `data` is the part of the set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+HUB = "hub:"
+KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
+_CONVERTED = "refs/convert/parquet"  # where the Hub keeps its own Parquet copy of most sets
+_SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test)(?:[/_.-]|$)", re.I)
+_USUAL = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
+_NAME = re.compile(r"(?:hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([\w.-]+))?")
+
+
+def looks_like_one(name: str) -> bool:
+    """Whether a name can be a set of the Hub: owner/name or owner/name/part, with `hub:` before it or not."""
+    return _NAME.fullmatch(name) is not None and not name.lower().endswith(KINDS)
+
+
+def fetch(name: str) -> dict[str, list[Path]]:
+    """The files of `hub:owner/name[/part]` by split, fetched into the cache of huggingface_hub (HF_HOME) once.
+
+    One file whose name tells no split is "train". Offline, what was fetched before is found again.
+    Raises:  FileNotFoundError in one line when the Hub cannot be reached, has no such set or keeps it closed;
+             ValueError when no file can be read here, or the set has several parts and none, or another, is named.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"data {name}: expected {HUB}owner/name or {HUB}owner/name/part")
+    repository, part = found.groups()
+    try:
+        return _fetch(name, repository, part)
+    except ValueError as error:
+        if type(error) is ValueError:
+            raise
+        raise _not_reached(name, error) from None
+    except Exception as error:  # the Hub's own errors, and every error of the network below it
+        raise _not_reached(name, error) from None
+
+
+def _fetch(name: str, repository: str, part: str | None) -> dict[str, list[Path]]:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+    revision, listed = "main", _listed(repository, "main")
+    parts = _parts(listed)
+    if not parts:
+        try:
+            revision, converted = _CONVERTED, _listed(repository, _CONVERTED)
+            parts = _parts(converted)
+        except (RevisionNotFoundError, EntryNotFoundError):
+            parts = {}
+    if not parts:
+        raise ValueError(f"data {name}: none of its files can be read, expected {', '.join(KINDS)} named train, "
+                         f"validation or test; it has {', '.join(sorted(listed)[:5]) or 'none'}")  # fmt: skip
+    if part is None and len(parts) == 1:
+        part = next(iter(parts))
+    if part not in parts and not (part is None and "" in parts):
+        asked = "has several parts" if part is None else f"has no part {part!r}"
+        raise ValueError(f"data {name}: {asked}; name one of {', '.join(sorted(filter(None, parts)))}, as in "
+                         f"{HUB}{repository}/{max(parts)}")  # fmt: skip
+    return {
+        split: [Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision)) for file in files]
+        for split, files in parts[part or ""].items()
+    }
+
+
+def _listed(repository: str, revision: str) -> list[str]:
+    """The paths of a repository's files; offline, of those that were fetched before."""
+    from huggingface_hub import HfApi, is_offline_mode, snapshot_download
+
+    if not is_offline_mode():
+        return HfApi().list_repo_files(repository, repo_type="dataset", revision=revision)
+    folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True))
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+
+def _parts(files: list[str]) -> dict[str, dict[str, list[str]]]:
+    """Data files as {part: {split: paths}}; of a split in several formats the first of KINDS."""
+    data = sorted(file for file in files if file.lower().endswith(KINDS))
+    if len(data) == 1 and not _SPLIT.search(data[0]):
+        return {"": {"train": data}}
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for kind in KINDS:
+        here: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for file in data:
+            splits = _SPLIT.findall(file)
+            if file.lower().endswith(kind) and splits:
+                folders = [f for f in file.split("/")[:-1] if f != "data" and not _SPLIT.fullmatch(f)]
+                split = splits[-1].lower()
+                here["/".join(folders), _USUAL.get(split, split)].append(file)
+        for (part, split), paths in here.items():
+            found[part].setdefault(split, paths)
+    return {part: dict(splits) for part, splits in found.items() if "train" in splits}
+
+
+def _not_reached(name: str, error: Exception) -> FileNotFoundError:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, GatedRepoError):
+        reason = "it is gated: ask for access on its page, then `hf auth login`"
+    elif isinstance(error, RepositoryNotFoundError):
+        reason = "there is no such data set, or it is private: then `hf auth login`"
+    elif isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
+        reason = f"HF_HUB_OFFLINE is set, and it is not in the cache {constants.HF_HUB_CACHE}"
+    return FileNotFoundError(
+        f"data {name}: cannot be fetched from {constants.ENDPOINT}/datasets/{name.removeprefix(HUB)} ({reason}). Check "
+        f"the name (no file or folder is called that either), or fetch its train, validation and test files yourself "
+        f"and name their folder."
+    )
