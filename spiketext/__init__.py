@@ -21,6 +21,7 @@ _HOMES = {
     "spiketext.insight": ("look_inside",),
     "spiketext.portraits": ("attention_map", "firing_rates", "learning_curves", "raster"),
     "spiketext.report": ("report",),
+    "spiketext.sharing": ("export", "push", "model_card"),
     "spiketext.figures": ("accuracy_against_energy", "energy_by_layer"),
 }
 _STAGES = {

@@ -47,7 +47,9 @@ def fetch(name: str) -> dict[str, list[Path]]:
 def _fetch(name: str, repository: str, part: str | None) -> dict[str, list[Path]]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # of six attempts the last is told
     revision, listed = "main", _listed(repository, "main")
     parts = _parts(listed)
     if not parts:
@@ -111,8 +113,9 @@ def _not_reached(name: str, error: Exception) -> FileNotFoundError:
         reason = "there is no such data set, or it is private: then `hf auth login`"
     elif isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
         reason = f"HF_HUB_OFFLINE is set, and it is not in the cache {constants.HF_HUB_CACHE}"
+    repository = "/".join(name.removeprefix(HUB).split("/")[:2])
     return FileNotFoundError(
-        f"data {name}: cannot be fetched from {constants.ENDPOINT}/datasets/{name.removeprefix(HUB)} ({reason}). Check "
+        f"data {name}: cannot be fetched from {constants.ENDPOINT}/datasets/{repository} ({reason}). Check "
         f"the name (no file or folder is called that either), or fetch its train, validation and test files yourself "
         f"and name their folder."
     )

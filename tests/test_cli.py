@@ -60,7 +60,8 @@ def test_help_takes_less_than_half_a_second():
     assert subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True).stdout == "0\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "data", "info", "evaluate", "predict", "report", "reproduce", *STAGES])
+@pytest.mark.parametrize("command", ["demo", "data", "info", "evaluate", "predict", "report", "reproduce",
+                                     "export", "push", *STAGES])  # fmt: skip
 def test_every_command_of_the_contract_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         build_parser().parse_args([command, "--help"])
