@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from spiketext.options import BenchOptions, DataOptions
+from spiketext.options import AttackOptions, BenchOptions, DataOptions
 
 RENAMED = {"start": "from"}  # a field that is a Python keyword on the command line
 
@@ -112,6 +112,15 @@ def audit(args: argparse.Namespace) -> None:
     _show(result, args, lambda: audit_text(result))
     if args.strict:
         require_spiking(result)
+
+
+def attack(args: argparse.Namespace) -> None:
+    """Measures of an attack; the texts are in its folder."""
+    from spiketext.attack import PAGE, attack
+
+    options = options_from(AttackOptions, args)
+    result = attack(options)
+    _show(result, args, lambda: _pairs_table(result) + f"\ntexts in {options.out}/{PAGE}")
 
 
 def predict(args: argparse.Namespace) -> None:
