@@ -33,7 +33,7 @@ _STAGES = {
     "pretrain": ("spiketext.distillation", "PretrainOptions"),
     "distill": ("spiketext.distillation", "DistillOptions"),
     "convert": ("spiketext.conversion", "ConvertOptions"),
-    "attack": ("spiketext.attack", "AttackOptions"),
+    "attack": ("spiketext.attacks", "AttackOptions"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, *_STAGES])

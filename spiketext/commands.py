@@ -116,7 +116,7 @@ def audit(args: argparse.Namespace) -> None:
 
 def attack(args: argparse.Namespace) -> None:
     """Measures of an attack; the texts are in its folder."""
-    from spiketext.attack import PAGE, attack
+    from spiketext.attacks import PAGE, attack
 
     options = options_from(AttackOptions, args)
     result = attack(options)

@@ -33,7 +33,7 @@ FLOORS = [
     {"corpora", "checkpoints"},
     {"evaluation", "about", "wordmodels", "substitutes"},
     {"training", "counting", "recipes"},
-    {"distillation", "conversion", "energy", "audit", "attack"},
+    {"distillation", "conversion", "energy", "audit", "attacks"},
     {"bench", "demo", "reproduce"},
     {"commands"},
     {"cli"},

@@ -119,7 +119,8 @@ class Attacker:
         record: dict[str, Any] = {"text": text, "label": gold, "status": "skipped"}
         if base.argmax() != gold:
             return record | {"queries": victim.queries}
-        final, turned = self.recipe.search(self.recipe, self._plan(victim, original, gold), base)
+        plan = self._plan(victim, original, gold)
+        final, turned = self.recipe.search(self.recipe, plan, base) if plan.places else (original, False)
         changed = [p for p, (a, b) in enumerate(zip(original.words, final.words, strict=True)) if a != b]
         record |= {"status": "succeeded" if turned else "failed", "queries": victim.queries,
                    "words": len(original.words), "changed": changed, "adversarial": final.text,
