@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from spiketext import __version__, commands, processes
 from spiketext.machine import keep_memory
 from spiketext.options import (
+    AttackOptions,
     BenchOptions,
     ConvertOptions,
     DataOptions,
@@ -107,6 +108,10 @@ def build_parser() -> argparse.ArgumentParser:
         counted.add_argument("--limit", type=int, default=texts, help=texts_help)
         counted.add_argument("--batch-size", type=int, default=32, help="texts at once")
         _add_fields(counted, DataOptions)
+    attack = command("attack", commands.attack, "attack a model by substituting words",
+                     "spiketext attack --model runs/spiking --data mr --recipe pwws --out runs/attack")  # fmt: skip
+    attack.add_argument("--config", help="TOML file with fields of this command; flags win")
+    _add_fields(attack, AttackOptions)
     bench = command("bench", commands.bench, "measure speed and memory, or list what can be measured",
                     "spiketext bench linear neuron")  # fmt: skip
     bench.add_argument("names", nargs="*", metavar="NAME", help="names of benchmarks, or list; all when none is given")
