@@ -15,9 +15,10 @@ from spiketext import checkpoints, processes
 from spiketext.augmentation import Augmenter
 from spiketext.data import load
 from spiketext.distillation import Alignment, Distillation
+from spiketext.fitting import ObjectiveTrainer
 from spiketext.models import SpikeBertForSequenceClassification
 from spiketext.options import DistillOptions
-from spiketext.training import ObjectiveTrainer, label_settings, new_student, rows_of
+from spiketext.training import label_settings, new_student, rows_of
 
 BATCH, MICRO = 16, 4
 
