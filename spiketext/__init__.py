@@ -13,7 +13,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "spiketext.data": ("TextSet", "load", "check"),
     "spiketext.ops": ("lif", "lif_reference", "presets"),
-    "spiketext.options": ("ConvertOptions", "DistillOptions", "PretrainOptions", "TeacherOptions", "TrainOptions"),
+    "spiketext.options": (
+        "AttackOptions",
+        "ConvertOptions",
+        "DistillOptions",
+        "PretrainOptions",
+        "TeacherOptions",
+        "TrainOptions",
+    ),
     "spiketext.models": ("SpikeBertConfig", "SpikeBertForSequenceClassification", "SpikeBertModel"),
     "spiketext.evaluation": ("evaluate", "predict"),
     "spiketext.energy": ("energy", "reference"),
@@ -30,6 +37,7 @@ _STAGES = {
     "pretrain": ("spiketext.distillation", "PretrainOptions"),
     "distill": ("spiketext.distillation", "DistillOptions"),
     "convert": ("spiketext.conversion", "ConvertOptions"),
+    "attack": ("spiketext.attacks", "AttackOptions"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME_OF, *_STAGES])

@@ -10,6 +10,7 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 Tagger = Callable[[list[str]], list[str]]
 
@@ -76,13 +77,19 @@ def english_tagger(data_dir: str | None = None) -> Tagger | None:
 
     Besides NLTK's own places it looks into nltk_data below data_dir (default: SPIKETEXT_DATA).
     """
-    import nltk
-
-    data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
-    if data_dir and (folder := os.path.join(data_dir, "nltk_data")) not in nltk.data.path:
-        nltk.data.path.append(folder)
+    nltk = nltk_below(data_dir)
     try:
         nltk.pos_tag(["test"])
     except LookupError:
         return None
     return lambda words: [tag for _, tag in nltk.pos_tag(words)]
+
+
+def nltk_below(data_dir: str | None = None) -> Any:
+    """NLTK, which looks into nltk_data below data_dir (default: SPIKETEXT_DATA) after its own places."""
+    import nltk
+
+    data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
+    if data_dir and (folder := os.path.join(data_dir, "nltk_data")) not in nltk.data.path:
+        nltk.data.path.append(folder)
+    return nltk

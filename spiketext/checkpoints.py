@@ -12,6 +12,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -22,7 +23,11 @@ from transformers.utils import logging as hf_logging
 import spiketext.models  # noqa: F401  registers our classes
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_ENCODER_LOADERS = {"encoder": AutoModel, "classifier": AutoModelForSequenceClassification}
+_ENCODER_LOADERS = {
+    "encoder": AutoModel,
+    "classifier": AutoModelForSequenceClassification,
+    "masked": AutoModelForMaskedLM,
+}
 
 
 def resolve(name: str) -> str:
@@ -75,6 +80,18 @@ def load_classifier(name: str, **changes: Any) -> PreTrainedModel:
         raise ValueError(
             f"model {name}: {len(missing)} weights are missing, first {missing[0]}; expected a trained classifier "
             "(the folder of teacher, distill or train)"
+        )
+    return model
+
+
+def load_masked_lm(name: str) -> PreTrainedModel:
+    """A masked language model. Raises ValueError when it cannot be read or has no trained head."""
+    model, info = _load(name, "masked")
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"model {name}: {len(missing)} weights are missing, first {missing[0]}; expected a trained masked language "
+            "model (bert-base-uncased, or the folder of spiketext mlm)"
         )
     return model
 

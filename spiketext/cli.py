@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 from spiketext import __version__, commands, processes
 from spiketext.machine import keep_memory
 from spiketext.options import (
+    AttackOptions,
     BenchOptions,
     ConvertOptions,
     DataOptions,
@@ -119,6 +120,10 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--dry-run", action="store_true", help="print the card and the files, upload nothing")
     for shared in (export, push):
         shared.add_argument("--model", required=True, help="folder of the model")
+    attack = command("attack", commands.attack, "attack a model by substituting words",
+                     "spiketext attack --model runs/spiking --data mr --recipe pwws --out runs/attack")  # fmt: skip
+    attack.add_argument("--config", help="TOML file with fields of this command; flags win")
+    _add_fields(attack, AttackOptions)
     bench = command("bench", commands.bench, "measure speed and memory, or list what can be measured",
                     "spiketext bench linear neuron")  # fmt: skip
     bench.add_argument("names", nargs="*", metavar="NAME", help="names of benchmarks, or list; all when none is given")

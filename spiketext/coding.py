@@ -18,8 +18,17 @@ _STEP = -7046029254386353131  # 0x9E3779B97F4A7C15, the odd constant by which Sp
 _FIRST, _SECOND = -4658895280553007687, -7723592293110705685  # 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def poisson(rates: Tensor, steps: int, input_ids: Tensor, mask: Tensor, *, seed: int = 0, draw: int = 0) -> Tensor:
-    """Spikes of new noise for every draw.
+def poisson(
+    rates: Tensor,
+    steps: int,
+    input_ids: Tensor,
+    mask: Tensor,
+    *,
+    seed: int = 0,
+    draw: int = 0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Spikes of new noise for every draw. noise [B], int64: keys of the texts, in place of what their token ids give.
 
     Shapes: rates [B, L, D], input_ids and mask [B, L] (1 for a real token, which must come first) -> [T, B, L, D].
     Units:  rates are probabilities per step; the draws have 16 bits, so 0 never fires, 1 always, and what lies between
@@ -28,8 +37,9 @@ def poisson(rates: Tensor, steps: int, input_ids: Tensor, mask: Tensor, *, seed:
     _check(rates, steps)
     places = torch.arange(input_ids.shape[1], device=rates.device)
     start = _mix(_mix(torch.tensor(seed, device=rates.device)) + draw)
-    text = (_mix((places + 1) * _STEP + input_ids) * mask.long()).sum(1)  # [B], the same at every padding
-    keys = _mix(_mix(start ^ text) + torch.arange(1, steps + 1, device=rates.device)[:, None] * _STEP)  # [T, B]
+    if noise is None:
+        noise = (_mix((places + 1) * _STEP + input_ids) * mask.long()).sum(1)  # [B], the same at every padding
+    keys = _mix(_mix(start ^ noise) + torch.arange(1, steps + 1, device=rates.device)[:, None] * _STEP)  # [T, B]
     keys = _mix(keys[..., None] + (places + 1) * _STEP)  # [T, B, L]
     width = rates.shape[-1]
     quarters = torch.arange(1, -(-width // 4) + 1, device=rates.device) * _STEP

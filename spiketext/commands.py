@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from spiketext.options import BenchOptions, DataOptions
+from spiketext.options import AttackOptions, BenchOptions, DataOptions
 from spiketext.processes import is_first
 from spiketext.runs import write_whole
 
@@ -150,6 +150,15 @@ def report(args: argparse.Namespace) -> None:
                     text=args.text, attack=args.attack, figures=args.figures, progress=not args.json,
                     **_reading(args))  # fmt: skip
     _show(result, args, lambda: _pairs_table(result))
+
+
+def attack(args: argparse.Namespace) -> None:
+    """Measures of an attack; the texts are in its folder."""
+    from spiketext.attacks import PAGE, attack
+
+    options = options_from(AttackOptions, args)
+    result = attack(options)
+    _show(result, args, lambda: _pairs_table(result) + f"\ntexts in {options.out}/{PAGE}")
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -151,7 +151,7 @@ def _lines(source: Source) -> Iterator[str]:
             yield from _parquet(path, source.column)
         else:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-                lines = _raw_lines(stream, str(path))
+                lines = _raw_lines(stream, str(path))  # type: ignore[arg-type]
                 yield from _records(path, lines, source.column) if ".jsonl" in path.suffixes else map(_decode, lines)
     except (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"corpus {path}: damaged or not what its name says ({error}); fetch it again") from error

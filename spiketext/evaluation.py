@@ -63,10 +63,12 @@ def logits_of(
     batch_size: int = 64,
     counter: RateCounter | None = None,
     progress: bool = False,
+    noise: np.ndarray | None = None,
 ) -> np.ndarray:
     """Logits [N, K] in the order of the texts. Texts longer than the model's positions are cut.
 
-    Fewer than batch_size texts go together where T times their tokens would need more than about 1 GB.
+    Fewer than batch_size texts go together where T times their tokens would need more than about 1 GB. noise [N],
+    int64: keys of the Poisson spikes of the texts, for a network that draws some (`coding.poisson`).
     """
     if not texts:
         raise ValueError("no texts: expected at least one")
@@ -79,7 +81,10 @@ def logits_of(
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         if counter is not None:
             counter.mask = batch["attention_mask"]
-        answers[numbers] = model(**model_inputs(tokenizer, batch)).logits.float().cpu().numpy()
+        inputs = model_inputs(tokenizer, batch)
+        if noise is not None:
+            inputs["noise"] = torch.as_tensor(noise[numbers], device=model.device)
+        answers[numbers] = model(**inputs).logits.float().cpu().numpy()
         bar.update(len(numbers))
     bar.close()
     return answers

@@ -185,7 +185,7 @@ def fit(
         "history": trainer.state.log_history,
         "wall_s": round(clock.seconds, 1),
         "processes": arguments.world_size,
-        "truncated": f"{rows.truncated} of {len(rows.texts)}",
+        "truncated": f"{rows.truncated} of {rows.sources}",
     }
 
 

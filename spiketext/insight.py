@@ -93,7 +93,7 @@ def look_inside(
         for handle in handles:
             handle.remove()
     return Reading(
-        tokens=tokenizer.convert_ids_to_tokens(rows.ids[0]),
+        tokens=list(tokenizer.convert_ids_to_tokens(rows.ids[0])),
         spikes=spikes,
         attention=_attention(model, inputs),
         logits=logits,

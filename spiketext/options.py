@@ -171,6 +171,30 @@ class ConvertOptions(DataOptions):
 
 
 @dataclass(frozen=True)
+class AttackOptions(DataOptions):
+    """Attack a classifier by substituting words."""
+
+    model: str = _option("", "folder of the model")
+    recipe: str = _option("textfooler", "textfooler, bert-attack, textbugger or pwws")
+    setting: str = _option("paper", "paper (all as SNN-TextCNN compares them) or own (each as its own paper has it)")
+    noise: str = _option("fixed", "of Poisson spikes: fixed (for a text), fresh (at every query) or expectation")
+    draws: int = _option(8, "noises of an expectation, and of the check after an attack")
+    limit: int = _option(1000, "so many texts, drawn from the split")
+    split: str = _option("validation", "train, validation or test; a reading of test is logged")
+    out: str = _option("", "folder of the result; the same command again resumes")
+    vectors: str = _option("vectors/enwiki.sgns.300d.txt.gz", "word vectors that candidates come from")
+    masked_lm: str | None = _option(None, "masked language model of bert-attack: a folder or a Hugging Face name")
+    encoder: str = _option("minilm", "sentence encoder of the similarity: minilm, a folder or a Hugging Face name")
+    max_changed: float | None = _option(None, "share of words that may change, at least one (the setting's)")
+    candidates: int | None = _option(None, "candidates for each word (the setting's)")
+    similarity: float | None = _option(None, "least similarity with the original, 0..1; 0 is none (the setting's)")
+    batch_size: int = _option(64, "queries at once")
+    seed: int = _option(0, "of the texts drawn and of TextBugger's letters")
+    threads: int = _option(0, "threads of the computation; 0: all cores")
+    quiet: bool = _option(False, "no progress bar")
+
+
+@dataclass(frozen=True)
 class BenchOptions:
     """What can be asked of a benchmark."""
 

@@ -40,7 +40,7 @@ def draw(
 
     The corpus is read twice: once to count its passages, once to draw from each window of them the share that is due.
     size: sentences of a line are joined up to it, see `sentences`, which also says what is raised; pairs: a
-    passage is a sentence and the one after it, no sentence is in two of them. Raises ValueError for a corpus without a pair.
+    passage is a sentence and the one after it, no sentence is in two of them. Raises ValueError without a pair.
     """
     bar: dict[str, Any] = {"unit": " passages", "disable": quiet}
     total = sum(1 for _ in tqdm(_stream(corpus, size, pairs), desc="counting the corpus", **bar))
@@ -149,4 +149,5 @@ def passages(
     held_out = max(1, min(500, count // 20))
     marks = tokenizer.pad_token_id, tokenizer.sep_token_id
     parts = (TokenRows(file, np.sort(part), *marks) for part in (order[held_out:], order[:held_out]))
-    return Passages(*parts, tokens=int(file.lengths.sum(dtype=np.int64)))
+    train, validation = parts
+    return Passages(train, validation, tokens=int(file.lengths.sum(dtype=np.int64)))

@@ -51,7 +51,7 @@ def raster(tokens: Sequence[str], spikes: Any, title: str = "", most: int = 64) 
     steps, places, neurons = spikes.shape
     chosen = spikes[..., :: -(-neurons // most)]
     wide = chosen.transpose(1, 0, 2).reshape(places * steps, -1)
-    figure, (axis,) = canvas(1, min(10.0, max(4.2, 0.05 * len(wide))), 2.6)
+    figure, (axis,) = canvas(1, min(10.0, max(8.0, 0.05 * len(wide))), 2.6)
     for sign, colour in ((1, _COLOURS[0]), (-1, _COLOURS[1])):
         times, rows = (sign * wide > 0).nonzero()
         dots = axis.scatter(times, rows, s=1.5 * abs(wide[times, rows].astype(float)), c=colour, linewidths=0)
@@ -63,6 +63,7 @@ def raster(tokens: Sequence[str], spikes: Any, title: str = "", most: int = 64) 
     else:
         axis.set_xlabel("time step" if places == 1 else f"windows of the text, {steps} steps each")
     axis.set(title=title, ylabel=f"neuron ({wide.shape[1]} of {neurons})", xlim=(-0.5, len(wide) - 0.5))
+    axis.set_ylim(-0.5, wide.shape[1] - 0.5)
     return _letters(figure)
 
 
@@ -138,7 +139,7 @@ def inline(figure: Any, name: str) -> str:
 
     stream = io.StringIO()
     quiet = {key: None for key in ("Date", "Creator", "Format", "Type")}
-    settings = {"svg.fonttype": "none", "svg.hashsalt": name}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
     with warnings.catch_warnings(), matplotlib.rc_context(settings):
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has letters that are missing here
         figure.savefig(stream, format="svg", transparent=True, metadata=quiet, dpi=150)

@@ -65,7 +65,7 @@ def report(
     steps = answers_by_step(network, tokenizer, part.texts, part.pairs, batch_size, progress)
     seconds = time.perf_counter() - start
     found = scores(text_set.task, steps[-1], labels)
-    own = {"limit": limit, "batch_size": batch_size, "progress": progress}
+    own: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "progress": progress}
     page: dict[str, Any] = {
         "about": describe_model(model),
         "run": _json(Path(model) / "run.json"),

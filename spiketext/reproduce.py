@@ -102,25 +102,26 @@ def _plan(
     done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in (before or {"cells": []})["cells"]}
     for data in sets_of(spec):
         text_hash = text_sets[data].hash if data in text_sets else None
+        main = text_sets[data].metric if data in text_sets else BUILT_IN[data].metric
         for row in spec["rows"]:
-            for metric in _metrics(folder, spec, row, data):
+            for metric in _metrics(folder, spec, row, main):
                 cell = done.get((row["row"], data, metric))
                 keep = cell is not None and cell["values"] and text_hash in (None, cell["data_hash"])
-                result["cells"].append(cell if keep else _empty(spec, data, row, metric, text_hash))
+                result["cells"].append(cell if keep else _empty(spec, data, row, metric, main, text_hash))
     return result
 
 
-def _metrics(folder: Path, spec: dict, row: dict, data: str) -> list[str]:
+def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
     """The metrics of the set, the main one first, then what a row of its kind has beside them."""
-    scores = _METRICS[BUILT_IN[data].metric]
+    scores = _METRICS[main]
     if row["kind"] == "energy":
         return [scores[0], *ACCOUNTS]
     rate = ["firing_rate"] if is_spiking(folder, spec, row) else []
     return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
 
 
-def _empty(spec: dict, data: str, row: dict, metric: str, data_hash: str | None) -> dict[str, Any]:
-    paper = of_set(row.get("paper"), data) if metric == BUILT_IN[data].metric else None
+def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: str | None) -> dict[str, Any]:
+    paper = of_set(row.get("paper"), data) if metric == main else None
     cell = {"row": row["row"], "column": data, "metric": metric, "unit": UNITS.get(metric, "%"), "values": [],
             "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
             "wall_s": [], "test_reads": 0, "status": "empty", "cost_s": of_set(row.get("cost_s"), data),

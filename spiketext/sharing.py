@@ -165,8 +165,8 @@ def _use(config: dict, name: str) -> str:
     if kind == "spikebert":
         return _USE.format(name=name, trust=", trust_remote_code=True") + (
             "\n\n`trust_remote_code` runs `modeling_spikebert.py` of this repository, which needs `torch` and "
-            "`transformers`.\nWith spiketext installed, `import spiketext.models` takes its place and is faster; in float32\n"
-            "the rounding of the two can flip single spikes, in float64 their logits are equal."
+            "`transformers`.\nWith spiketext installed, `import spiketext.models` takes its place and is faster;\n"
+            "in float32 the rounding of the two can flip single spikes, in float64 their logits are equal."
         )
     if "textcnn" in kind:
         return "This kind of network needs the package:\n\n" + _USE.format(name=name, trust="").replace(

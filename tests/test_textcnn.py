@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
 import spiketext
-from spiketext import evaluation, training
+from spiketext import callbacks, evaluation, training
 from spiketext.checkpoints import load_classifier
 from spiketext.cli import main
 from spiketext.coding import deterministic, poisson
@@ -419,7 +419,7 @@ def test_an_interrupted_fine_tuning_ends_with_the_weights_of_one_never_stopped(t
             if state.epoch > 1.2:
                 raise KeyboardInterrupt
 
-        patch.setattr(training.AfterStep, "on_step_end", stop)
+        patch.setattr(callbacks.AfterStep, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             run("stopped")
     assert not (tmp_path / "stopped" / "result.json").exists()

@@ -107,8 +107,10 @@ class SpikingTextCnnModel(WordNetwork):
         """The word embedding."""
         return self.embedding
 
-    def spikes(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Input spikes [T, B, L, D] and the mask [B, L], with L at least the widest filter.
+    def spikes(
+        self, input_ids: Tensor, attention_mask: Tensor | None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Input spikes [T, B, L, D] and the mask [B, L], with L at least the widest filter. noise: as `coding.poisson`.
 
         A spike train has no slope in its rate: no gradient reaches the embedding, which is thereby frozen.
         """
@@ -121,11 +123,13 @@ class SpikingTextCnnModel(WordNetwork):
             self.passes += 1
             draw = -int(self.passes)
         ids = nn.functional.pad(input_ids, (0, mask.shape[1] - input_ids.shape[1]))
-        return poisson(rates, config.time_steps, ids, mask, seed=config.seed, draw=draw), mask
+        return poisson(rates, config.time_steps, ids, mask, seed=config.seed, draw=draw, noise=noise), mask
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
-        """last_hidden_state: spikes [T, B, widths * C]. attention_mask [B, L] is 1 for a real token."""
-        spikes, mask = self.spikes(input_ids, attention_mask)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, noise: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutput:
+        """last_hidden_state: spikes [T, B, widths * C]. attention_mask [B, L]: 1 for a real token; noise: `spikes`."""
+        spikes, mask = self.spikes(input_ids, attention_mask, noise)
         pooled = []
         layers = zip(self.config.filter_widths, self.convolutions, self.window_spikes, self.pooled_spikes, strict=True)
         for width, linear, fire, fire_pooled in layers:
@@ -152,10 +156,15 @@ class SpikingTextCnnForSequenceClassification(WordNetwork):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        noise: Tensor | None = None,
+        **kwargs: Any,
     ) -> VotesOutput:
-        """Loss, when labels are given: the cross-entropy of the votes at each step, averaged (eq. 4)."""
-        spikes = self.textcnn(input_ids, attention_mask).last_hidden_state
+        """Loss, if labels are given: the cross-entropy of the votes at each step, averaged (eq. 4); noise: `spikes`."""
+        spikes = self.textcnn(input_ids, attention_mask, noise).last_hidden_state
         if self.training and self.config.dropout:  # one mask for all steps
             spikes = spikes * nn.functional.dropout(torch.ones_like(spikes[0]), self.config.dropout)
         current = self.classifier(spikes)

@@ -1,0 +1,475 @@
+"""The four attacks: searches against brute force, constraints, noise, resumption after a kill, bad input."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from spiketext import attacks
+from spiketext.checkpoints import load_classifier, load_tokenizer
+from spiketext.cli import main
+from spiketext.data import load
+from spiketext.evaluation import logits_of
+from spiketext.models import (
+    SpikingTextCnnConfig,
+    SpikingTextCnnForSequenceClassification,
+    TextCnnConfig,
+    TextCnnForSequenceClassification,
+)
+from spiketext.options import AttackOptions
+from spiketext.recipes import OWN, SETTINGS, Attack, budget, by_deletion, recipe_of
+from spiketext.substitutes import Bugs, Neighbours, Sentence, WordNet, calibrated
+from spiketext.wordmodels import tokenizer_of
+from spiketext.words import segment
+from tests.conftest import missing
+
+TEXTS = load("demo").splits["validation"].texts
+WORDS = sorted({word for text in load("demo").splits["train"].texts for word in segment(text, "english")})
+LABELS = ("negative", "positive")
+
+
+# Sentences and searches, with a victim that adds up words -------------------------------------------------------------
+
+
+def test_a_text_is_its_words_and_what_stands_between_them():
+    for text in [*TEXTS, "", " ", "It 's n't, ok?!", "a\tb  c", "don't well-made 3.5"]:
+        assert Sentence.of(text).text == text
+    assert Sentence.of("it 's Good, is n't it?").with_word(2, "nice").text == "it 's Nice, is n't it?"
+    assert Sentence.of("one").with_word(0, "").text == ""
+
+
+def plan(weights: dict[str, float], text: str, most: int, candidates: list[str], gold: int = 1) -> Attack:
+    """An attack on a victim whose logit of class 1 is the sum of the weights of its words."""
+
+    def ask(texts: list[str]) -> np.ndarray:
+        sums = np.array([sum(weights.get(word, 0.0) for word in Sentence.of(text).words) for text in texts])
+        right = 1 / (1 + np.exp(-sums))
+        return np.stack([1 - right, right], 1)
+
+    def allowed(sentence: Sentence, place: int) -> tuple[list[Sentence], np.ndarray]:
+        found = [sentence.with_word(place, word) for word in candidates]
+        return found, np.ones(len(found))
+
+    sentence = Sentence.of(text)
+    return Attack(ask, sentence, gold, list(range(len(sentence.words))), most, allowed, "[UNK]")
+
+
+def lowest_by_brute_force(task: Attack, candidates: list[str]) -> float:
+    """The lowest probability of the true class that `budget` changes can reach."""
+    lowest = 1.0
+    for places in itertools.combinations(task.places, task.budget):
+        for words in itertools.product(candidates, repeat=task.budget):
+            sentence = task.original
+            for place, word in zip(places, words, strict=True):
+                sentence = sentence.with_word(place, word)
+            lowest = min(lowest, task.ask([sentence.text])[0, task.gold])
+    return lowest
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_search_finds_the_best_change_of_a_victim_that_adds_up(name, most):
+    draw = np.random.default_rng(most)
+    for _ in range(5):
+        words = [f"w{i}" for i in range(6)]
+        weights = dict(zip(words, draw.normal(0.5, 1, 6), strict=True)) | {"c0": -0.3, "c1": -0.1, "c2": 0.0}
+        task = plan(weights, " ".join(words), most, ["c0", "c1", "c2"])
+        base = task.ask([task.original.text])[0]
+        if base.argmax() != task.gold:
+            continue
+        recipe = OWN[name]
+        final, turned = recipe.search(recipe, task, base)
+        reached = task.ask([final.text])[0]
+        lowest = lowest_by_brute_force(task, ["c0", "c1", "c2"])
+        assert turned == (reached.argmax() != task.gold) == (lowest < 0.5)
+        if not turned:
+            assert reached[task.gold] == pytest.approx(lowest)
+
+
+def test_textfooler_takes_the_most_similar_candidate_that_turns():
+    task = plan({"good": 1.0, "a": -1.0, "b": -2.0, "c": 0.5}, "good", 1, ["c", "b", "a"])
+    similar = {"a": 0.9, "b": 0.85, "c": 0.99}
+    allowed = task.allowed
+    task.allowed = lambda sentence, place: (
+        allowed(sentence, place)[0],
+        np.array([similar[other.text] for other in allowed(sentence, place)[0]]),
+    )
+    base = task.ask(["good"])[0]
+    assert OWN["textfooler"].search(OWN["textfooler"], task, base)[0].text == "a"
+    assert OWN["textbugger"].search(OWN["textbugger"], task, base)[0].text == "b"
+
+
+def test_importance_of_a_deletion_is_what_the_true_class_loses():
+    task = plan({"x": 2.0, "y": -1.0}, "x y z", 1, [])
+    base = task.ask(["x y z"])[0]
+    expected = [base[1] - 1 / (1 + math.exp(1)), base[1] - 1 / (1 + math.exp(-2)), 0.0]
+    assert by_deletion(task, base) == pytest.approx(expected)
+
+
+def test_at_least_one_word_may_change_and_at_most_the_share():
+    assert [budget(["w"] * n, 0.1) for n in (0, 1, 19, 20, 30)] == [1, 1, 1, 2, 3]
+    assert budget(["w"] * 10, 0.7) == 7  # 0.7 * 10 is below 7 in binary
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_changed": 0.0}, {"similarity": 1.5}, {"candidates": 0}], ids=lambda changes: next(iter(changes))
+)
+def test_a_constant_out_of_range_is_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        recipe_of("pwws", "own", **changes)
+
+
+def test_paper_setting_makes_the_constants_of_all_recipes_equal():
+    found = {name: recipe_of(name, "paper") for name in OWN}
+    assert {(r.candidates, r.max_changed, r.similarity) for r in found.values()} == {(15, 0.1, 0.8)}
+    assert {name: r.source for name, r in found.items()} == dict.fromkeys(OWN, "vectors") | {"bert-attack": "masked-lm"}
+    assert all(recipe_of(name, "own") == OWN[name] for name in OWN) and SETTINGS == ("paper", "own")
+
+
+# Measures -------------------------------------------------------------------------------------------------------------
+
+
+def test_wilson_interval_is_the_formula():
+    for k, n in ((0, 10), (3, 10), (100, 100), (87, 200)):
+        z, p = 1.959963984540054, k / n
+        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        expected = [(middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)]
+        value, interval = attacks.share(k, n)
+        assert value == p and interval == pytest.approx(expected, abs=1e-4)
+    assert attacks.share(0, 0) == (None, None)
+
+
+def test_texts_that_were_wrong_count_against_accuracy_and_not_for_success():
+    failed = {"status": "failed", "queries": 10, "words": 10, "changed": []}
+    won = {"status": "succeeded", "queries": 20, "words": 10, "changed": [3]}
+    found = attacks.measures([{"status": "skipped", "queries": 1}, failed, failed, won])
+    assert found["clean_accuracy"] == 0.75 and found["accuracy_under_attack"] == 0.5
+    assert found["success_rate"] == pytest.approx(1 / 3) and found["changed_share"] == 0.1
+    assert found["mean_queries"] == pytest.approx(40 / 3) and found["queries"] == 41
+
+
+def test_calibration_lets_as_many_pairs_pass_as_people_do():
+    draw = np.random.default_rng(0)
+    cosines, judged = draw.uniform(-0.2, 1, 2000), draw.uniform(0, 1, 2000)
+    for level, cosine in zip((0.2, 0.8), calibrated(cosines, judged, (0.2, 0.8)), strict=True):
+        assert (cosines >= cosine).mean() == pytest.approx((judged >= level).mean(), abs=2e-3)
+
+
+# Noise ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spiking(tmp_path_factory) -> str:
+    """The folder of a spiking TextCNN of random weights, Poisson-coded, whose answers hang on the noise."""
+    torch.manual_seed(0)
+    config = SpikingTextCnnConfig(vocab_size=len(WORDS) + 2, hidden_size=8, num_filters=4, neurons_per_class=1,
+                                  time_steps=6, id2label=dict(enumerate(LABELS)))  # fmt: skip
+    model = SpikingTextCnnForSequenceClassification(config)
+    for linear in model.textcnn.convolutions:
+        linear.weight.data *= 3
+    model.classifier.weight.data = model.classifier.weight.data.abs() * 2
+    folder = str(tmp_path_factory.mktemp("spiking"))
+    model.save_pretrained(folder)
+    tokenizer_of(["[PAD]", "[UNK]", *WORDS], "english").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wavering(tmp_path_factory) -> str:
+    """The folder of a dense TextCNN of random weights whose answers to the texts are half this, half that."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer_of(["[PAD]", "[UNK]", *WORDS], "english")
+    config = TextCnnConfig(vocab_size=len(tokenizer), hidden_size=8, num_filters=4, id2label=dict(enumerate(LABELS)))
+    model = TextCnnForSequenceClassification(config)
+    rows = logits_of(model, tokenizer, TEXTS)
+    with torch.no_grad():
+        model.classifier.bias[1] -= float(np.median(rows[:, 1] - rows[:, 0]))
+    folder = str(tmp_path_factory.mktemp("wavering"))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def victim_of(folder: str, noise: str, **settings) -> attacks.Victim:
+    return attacks.Victim(load_classifier(folder), load_tokenizer(folder), noise, **settings)
+
+
+def test_fixed_noise_repeats_itself_and_fresh_noise_does_not(spiking):
+    texts = TEXTS[:20]
+    fixed, fresh = victim_of(spiking, "fixed"), victim_of(spiking, "fresh")
+    first = fixed(texts)
+    fixed.known.clear()
+    assert (fixed(texts) == first).all()
+    assert (fresh(texts) != fresh(texts)).any() and fresh.queries == 40
+    fixed.begin(1)
+    assert (fixed(texts) != first).any()  # another text under attack, another noise
+    fresh.begin(0)
+    again = fresh(texts)
+    fresh.begin(0)
+    assert (fresh(texts) == again).all()  # fresh noise is new at each query and still reproducible
+
+
+def test_fixed_noise_is_shared_by_a_text_and_its_changes(spiking):
+    """A word that the vocabulary does not know, put for another such: the same spikes, so the same answer."""
+    fixed, fresh = victim_of(spiking, "fixed"), victim_of(spiking, "fresh")
+    same = [f"a good film and xq{i}" for i in range(20)]
+    assert len(np.unique(fixed(same), axis=0)) == 1
+    assert len(np.unique(fresh(same), axis=0)) > 1
+
+
+def test_expectation_is_the_mean_over_its_draws(spiking):
+    victim = victim_of(spiking, "expectation", draws=5)
+    texts = TEXTS[:7]
+    each = np.stack([victim._logits(texts, np.full(7, number)) for number in range(1, 6)])
+    mean = np.exp(each.mean(0))
+    assert victim(texts) == pytest.approx(mean / mean.sum(1, keepdims=True), abs=1e-6)
+    assert each.std(0).max() > 0 and victim.queries == 7
+
+
+@pytest.mark.parametrize("noise", attacks.NOISES)
+def test_batched_queries_answer_as_single_ones(spiking, noise):
+    many, one = victim_of(spiking, noise, draws=3), victim_of(spiking, noise, draws=3, batch_size=1)
+    assert many(TEXTS[:12]) == pytest.approx(np.concatenate([one([text]) for text in TEXTS[:12]]), abs=1e-6)
+
+
+def test_a_text_asked_twice_is_one_query(tiny_teacher):
+    victim = victim_of(tiny_teacher, "fresh")
+    assert victim.noise == "none"  # a dense network draws none
+    answers = victim(["a", "b", "a"])
+    assert victim.queries == 2 and (answers[0] == answers[2]).all()
+    assert (victim(["b"])[0] == answers[1]).all() and victim.queries == 2
+
+
+# Whole attacks --------------------------------------------------------------------------------------------------------
+
+
+STOP_WORDS = frozenset(["a", "an", "the", "is", "it", "of", "and", "to", "in", "was", "this", "not", "n't"])
+
+
+class Lexicon(WordNet):
+    """WordNet without its data: a few stop words, every word a noun, good and bad opposite."""
+
+    name = "toy"
+
+    def __init__(self, data_dir=None):
+        self.stop_words = STOP_WORDS
+
+    def part(self, words, place):
+        return "n"
+
+    def __call__(self, sentence, place):
+        return ["good", "film"]
+
+    def opposite(self, word, other):
+        return {word, other} == {"good", "bad"}
+
+
+@pytest.fixture
+def toy_wordnet(monkeypatch):
+    monkeypatch.setattr(attacks, "WordNet", Lexicon)
+
+
+def options(model: str, near: str, out: Path, **asked) -> AttackOptions:
+    usual = {"model": model, "data": "demo", "vectors": near, "out": str(out), "limit": 12, "similarity": 0.0}
+    return AttackOptions(**(usual | {"threads": 1, "quiet": True} | asked))
+
+
+def records_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / attacks.ATTACKS).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("recipe", ["textfooler", "textbugger", "pwws"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_adversarial_text_keeps_the_constraints(wavering, tiny_vectors, tmp_path, toy_wordnet, recipe, setting):
+    result = attacks.attack(options(wavering, tiny_vectors, tmp_path / "a", recipe=recipe, setting=setting))
+    rows = records_of(tmp_path / "a")
+    assert len(rows) == result["texts"] == 12 and result["succeeded"] > 0
+    constants, stop = recipe_of(recipe, setting), Lexicon().stop_words
+    for row in (row for row in rows if row["status"] != "skipped"):
+        before, after = Sentence.of(row["text"]), Sentence(tuple(row["pieces"]))
+        differ = [p for p, (a, b) in enumerate(zip(before.words, after.words, strict=True)) if a != b]
+        assert after.text == row["adversarial"] and differ == row["changed"] and before.pieces[::2] == after.pieces[::2]
+        assert len(differ) <= budget(before.words, constants.max_changed)
+        assert len(differ) >= (row["status"] == "succeeded")
+        assert not stop & {before.words[place].lower() for place in differ}
+    text = (tmp_path / "a" / attacks.PAGE).read_text(encoding="utf-8")
+    assert text.count("<mark>") == 2 * sum(len(row["changed"]) for row in rows if row["status"] == "succeeded")
+
+
+def test_similarity_is_kept(spiking, tiny_vectors, tmp_path, toy_wordnet, monkeypatch):
+    monkeypatch.setattr(attacks, "Similarity", lambda name: ByLength())
+    asked = options(spiking, tiny_vectors, tmp_path / "a", similarity=0.9, encoder="by-length", recipe="textfooler")
+    assert attacks.attack(asked)["row"] == "textfooler[tiny, by-length]"
+    changed = [row for row in records_of(tmp_path / "a") if row.get("changed")]
+    assert changed and all(row["similarity"] >= 0.9 for row in changed)
+
+
+class ByLength:
+    """Texts are as similar as they are long."""
+
+    name = "by-length"
+
+    def __call__(self, original, texts):
+        return np.array([1 - abs(len(text) - len(original)) / 20 for text in texts])
+
+
+def test_texts_without_a_word_to_change_are_attempted_and_hold(spiking, tiny_vectors, toy_wordnet):
+    asked = options(spiking, tiny_vectors, Path("unused"), recipe="textfooler")
+    attacker = attacks.Attacker(replace(OWN["textfooler"], similarity=0.0), asked)
+    for text in ("it was the", "...", "film"):
+        victim = victim_of(spiking, "fixed")
+        gold = int(victim([text])[0].argmax())
+        victim.begin(0)
+        record = attacker(victim, text, gold)
+        assert record["status"] == "failed" or (text == "film" and record["changed"] == [0])
+        assert attacker(victim, text, 1 - gold)["status"] == "skipped"
+
+
+def test_antonyms_and_stop_words_are_no_neighbours(tiny_vectors):
+    near = Neighbours(tiny_vectors, Lexicon())
+    everything = [near(Sentence.of(word), 0) for word in near.words if word.isalpha()]
+    assert any(everything) and not Lexicon().stop_words & set(itertools.chain(*everything))
+    assert not near.wordnet.opposite("good", "film")
+    near.words, near.unit = ["good", "bad", "film"], np.eye(3)
+    near.number = {word: n for n, word in enumerate(near.words)}
+    assert near(Sentence.of("good"), 0) == ["film"] and near(Sentence.of("xq"), 0) == []
+
+
+def test_bugs_keep_the_ends_of_a_word_and_repeat_themselves():
+    bugs = Bugs(SimpleNamespace(name="none", __call__=None), 0)  # type: ignore[arg-type]
+    bugs.near = lambda sentence, place: []  # type: ignore[assignment]
+    sentence = Sentence.of("wonderful")
+    found = bugs(sentence, 0)
+    assert found == bugs(sentence, 0) and len(found) == len(set(found)) == 4 and "wonderful" not in found
+    spaced, shorter, swapped, alike = found
+    assert spaced.replace(" ", "") == "wonderful" and len(shorter) == 8 and sorted(swapped) == sorted("wonderful")
+    assert all(other[0] == "w" and other[-1] == "l" for other in (spaced, shorter, swapped)) and len(alike) == 9
+    assert bugs(Sentence.of("x"), 0) == []
+
+
+# Resumption -----------------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import test_attacks as t
+from spiketext import attacks
+attacks.WordNet = t.Lexicon
+ask = attacks.Victim.begin
+def slow(self, row):
+    time.sleep({pause})
+    ask(self, row)
+attacks.Victim.begin = slow
+attacks.attack(t.options({model!r}, {vectors!r}, t.Path({out!r}), noise="fresh", recipe="pwws"))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_attack_ends_with_the_same_bytes(spiking, tiny_vectors, tmp_path, toy_wordnet):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    asked = {"noise": "fresh", "recipe": "pwws"}
+    attacks.attack(options(spiking, tiny_vectors, whole, **asked))
+    root = str(Path(__file__).parent.parent)
+    script = SCRIPT.format(
+        tests=str(Path(__file__).parent), pause=0.3, model=spiking, vectors=tiny_vectors, out=str(killed)
+    )
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    file = killed / attacks.ATTACKS
+    deadline = time.monotonic() + 120
+    while not (file.exists() and file.read_bytes().count(b"\n") >= 3) and time.monotonic() < deadline:
+        assert process.poll() is None, "the attack ended before it could be killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 3 <= file.read_bytes().count(b"\n") < 12 and not (killed / "result.json").exists()
+    with file.open("ab") as stream:
+        stream.write(b'{"row": 1, "te')  # a kill in the middle of a line
+    attacks.attack(options(spiking, tiny_vectors, killed, **asked))
+    assert file.read_bytes() == (whole / attacks.ATTACKS).read_bytes()
+    results = [json.loads((out / "result.json").read_text()) for out in (whole, killed)]
+    assert results[0] | {"wall_s": 0} == results[1] | {"wall_s": 0}
+
+
+def test_test_is_logged_once_however_often_a_run_is_asked_for(spiking, tiny_vectors, tmp_path, toy_wordnet):
+    log = Path(spiking) / "test_reads.jsonl"
+    before = len(log.read_text().splitlines()) if log.exists() else 0
+    for _ in range(2):
+        attacks.attack(options(spiking, tiny_vectors, tmp_path / "a", recipe="pwws", split="test", limit=2))
+    assert len(log.read_text().splitlines()) == before + 1
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--recipe", "nope"], "recipe: expected one of textfooler"),
+        (["--setting", "mine"], "setting: expected paper or own"),
+        (["--noise", "loud"], "noise: expected one of fixed"),
+        (["--limit", "0"], "draws and limit: expected at least 1"),
+        (["--split", "dev"], "split: expected one of"),
+        (["--data-dir", "/nowhere"], "WordNet: NLTK finds no"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input_is_one_line(tiny_teacher, tiny_vectors, tmp_path, capsys, monkeypatch, flags, says):
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.setattr(nltk.corpus, "wordnet", unread(nltk))
+    out = str(tmp_path / "x")
+    assert (
+        main(["attack", "--model", tiny_teacher, "--data", "demo", "--vectors", tiny_vectors, "--out", out, *flags])
+        == 2
+    )
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and says in line and not Path(out).exists()
+
+
+def unread(nltk):
+    """NLTK's reader of WordNet as it is before its first use."""
+    return nltk.corpus.util.LazyCorpusLoader("wordnet", nltk.corpus.reader.WordNetCorpusReader, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"vectors": "nowhere.txt"}, "word vectors .*nowhere.txt: no such file; .*--vectors"),
+        ({"recipe": "bert-attack"}, "--masked-lm"),
+        ({"recipe": "bert-attack", "masked_lm": "./nowhere"}, "model ./nowhere: cannot be read"),
+        ({"similarity": 0.8, "encoder": "./nowhere"}, "model ./nowhere: cannot be read"),
+    ],
+    ids=["vectors", "masked-lm", "masked-lm folder", "encoder"],
+)
+def test_a_missing_resource_is_named(spiking, tiny_vectors, tmp_path, toy_wordnet, asked, says):
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        attacks.attack(options(spiking, tiny_vectors, tmp_path / "x", **asked))
+    assert not (tmp_path / "x").exists()
+
+
+# With the real WordNet ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.data
+def test_wordnet_knows_synonyms_and_indirect_antonyms():
+    if not os.environ.get("SPIKETEXT_DATA"):
+        missing("SPIKETEXT_DATA is not set")
+    net = WordNet()
+    assert "movie" in net(Sentence.of("a film about it"), 1)
+    assert net.opposite("great", "awful") and net.opposite("good", "bad") and not net.opposite("good", "great")
+    assert "not" in net.stop_words and "n't" in net.stop_words
