@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import missing
 
 from spiketext import attacks
 from spiketext.checkpoints import load_classifier, load_tokenizer
@@ -34,7 +35,6 @@ from spiketext.recipes import OWN, SETTINGS, Attack, budget, by_deletion, recipe
 from spiketext.substitutes import Bugs, Neighbours, Sentence, WordNet, calibrated
 from spiketext.wordmodels import tokenizer_of
 from spiketext.words import segment
-from tests.conftest import missing
 
 TEXTS = load("demo").splits["validation"].texts
 WORDS = sorted({word for text in load("demo").splits["train"].texts for word in segment(text, "english")})
