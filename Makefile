@@ -22,7 +22,7 @@ test: check
 	$(BIN)/pytest -n 2
 
 test-slow: setup
-	$(BIN)/pytest -n 2 -m "slow and not data"
+	$(BIN)/pytest -m "slow and not data"
 
 test-data: setup
 	$(BIN)/pytest -m data -s
