@@ -1,9 +1,8 @@
-"""Floor 4: what this machine and a model folder are."""
+"""Floor 5: what this machine and a model folder are."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from spiketext import checkpoints
 from spiketext.ops import Neuron, available_backends, kernels
+from spiketext.runs import read_json
 
 _PACKAGES = ("spiketext", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "scikit-learn")
 
@@ -63,7 +63,6 @@ def describe_model(folder: str) -> dict[str, Any]:
     config = network.config.to_dict()
     spiking = ("design", "time_steps", "threshold", "attention_threshold", "beta", "code", "levels", "reset")
     sizes = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
-    about = Path(folder) / "spiketext.json"
     reads = Path(folder) / "test_reads.jsonl"
     return {
         "model": folder,
@@ -71,6 +70,6 @@ def describe_model(folder: str) -> dict[str, Any]:
         "encoder_parameters": sum(p.numel() for p in network.parameters()),
         "labels": checkpoints.label_names(network),
         "spiking": {name: config[name] for name in spiking if name in config} or None,
-        "made_by": json.loads(about.read_text(encoding="utf-8")) if about.exists() else None,
+        "made_by": read_json(Path(folder) / "spiketext.json"),
         "test_reads": len(reads.read_text(encoding="utf-8").splitlines()) if reads.exists() else 0,
     }

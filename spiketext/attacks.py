@@ -1,4 +1,4 @@
-"""Floor 7: `attack`: a recipe against a model, text by text; what is resumed, measured, saved and shown.
+"""Floor 8: `attack`: a recipe against a model, text by text; what is resumed, measured, saved and shown.
 
 Noise of Poisson spikes, where a network draws them (the others are deterministic):
 
@@ -16,7 +16,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from spiketext.words import language_of
 
 NOISES = ("fixed", "fresh", "expectation")
 ATTACKS, SECONDS, PAGE = "attacks.jsonl", "seconds.json", "attacks.html"
-# Cosines of MiniLM that stand for the levels of the recipes: `spiketext bench similarity`, STS-B dev, 1,500 pairs.
+# Cosines of MiniLM that stand for the levels of the recipes: `python benchmarks/similarity.py`, STS-B dev, 1,500 pairs.
 MINILM_COSINE = {0.0: -1.0, 0.2: 0.336, 0.5: 0.621, 0.7: 0.784, 0.8: 0.845, 0.84: 0.870, 0.9: 0.911, 1.0: 1.0}
 _UNSEEN = 1 << 20  # numbers of the noises that no query of an attack has
 
@@ -217,7 +217,7 @@ def _attack_all(
     out: Path, rows: list[int], part: Split, labels: np.ndarray, attacker: Attacker, victim: Victim, quiet: bool
 ) -> tuple[list[dict[str, Any]], float]:
     """Records of all rows, those that are saved already first; and the seconds over all resumptions."""
-    records = list(_saved(out / ATTACKS))
+    records = list(_mended(out / ATTACKS))
     clock = out / SECONDS
     before = json.loads(clock.read_text()) if clock.exists() else 0.0
     since = time.monotonic()
@@ -233,7 +233,15 @@ def _attack_all(
     return records, before + time.monotonic() - since
 
 
-def _saved(path: Path) -> Iterator[dict[str, Any]]:
+def saved(folder: Path) -> list[dict[str, Any]]:
+    """The records of an attack's folder. Raises FileNotFoundError when it is none."""
+    path = folder / ATTACKS
+    if not path.exists():
+        raise FileNotFoundError(f"{folder}: no {ATTACKS} there; name the --out of spiketext attack")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _mended(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file, which is cut behind its last whole line."""
     if not path.exists():
         return
@@ -301,8 +309,8 @@ def _comes_from(model: str, name: str) -> bool:
 def page(result: dict[str, Any], records: list[dict[str, Any]]) -> str:
     """An HTML page: the measures, then every success beside its original, changed words marked."""
     head = "".join(f"<tr><th>{html.escape(name)}<td>{html.escape(str(value))}" for name, value in result.items())
-    rows = "".join(f"<tr><td>{r['row']}<td>{_marked(Sentence.of(r['text']).pieces, r['changed'])}"
-                   f"<td>{_marked(r['pieces'], r['changed'])}"
+    rows = "".join(f"<tr><td>{r['row']}<td>{marked(Sentence.of(r['text']).pieces, r['changed'])}"
+                   f"<td>{marked(r['pieces'], r['changed'])}"
                    for r in records if r["status"] == "succeeded")  # fmt: skip
     return (f"<!doctype html><meta charset=utf-8><title>{html.escape(result['row'])}</title>"
             "<style>body{font:15px sans-serif;max-width:75em;margin:2em auto}td,th{text-align:left;padding:.3em;"
@@ -311,6 +319,7 @@ def page(result: dict[str, Any], records: list[dict[str, Any]]) -> str:
             f"<h2>Successes</h2><table><tr><th>row<th>original<th>adversarial{rows}</table>\n")  # fmt: skip
 
 
-def _marked(pieces: Any, changed: list[int]) -> str:
+def marked(pieces: Sequence[str], changed: Sequence[int]) -> str:
+    """The pieces of a sentence as HTML, its changed words (by their number) marked."""
     at = {2 * place + 1 for place in changed}
     return "".join(f"<mark>{html.escape(p)}</mark>" if i in at else html.escape(p) for i, p in enumerate(pieces))

@@ -1,4 +1,4 @@
-"""Floor 7: is it spiking? What every layer reads, which neurons never or always fire, and which threshold would help.
+"""Floor 8: is it spiking? What every layer reads, which neurons never or always fire, and which threshold would help.
 
 A layer that must be spiking is every Linear, every convolution and both products of the attention of a network that has
 spiking neurons. It is, when it reads what the neurons are declared to send: zeros and ones; with the ternary or the

@@ -21,12 +21,6 @@ class Rows(Dataset):
 
     lengths: np.ndarray
     pad: int
-    truncated = 0  # texts that were cut
-
-    @property
-    def sources(self) -> int:
-        """How many texts there are, copies apart."""
-        return len(self)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -77,11 +71,6 @@ class TextRows(Rows):
         self.augment, self.copies, self.seed = augment, copies if augment else 0, seed
         self.ids, self.segments, self.truncated = self._encode(self.texts, self.pairs)
         self.lengths = np.tile([len(ids) for ids in self.ids], 1 + self.copies)
-
-    @property
-    def sources(self) -> int:
-        """How many texts there are, copies apart."""
-        return len(self.texts)
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
         epoch, row = index

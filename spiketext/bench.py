@@ -1,4 +1,4 @@
-"""Floor 7: how measurements are made and written down. What is measured stands in benchmarks/NAME.py.
+"""Floor 9: how measurements are made and written down. What is measured stands in benchmarks/NAME.py.
 
 A comparison is a ratio within one run: the candidates take turns (A B A B ...), the ratio is taken turn by turn, and
 what is stated is the median with the smallest and the largest. First calls (compiling, loading, filling of caches) are

@@ -1,4 +1,4 @@
-"""Floor 3: models and tokenizers from folders or names, with one clear line when that fails."""
+"""Floor 4: models and tokenizers from folders or names, with one clear line when that fails."""
 
 from __future__ import annotations
 

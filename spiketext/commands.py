@@ -1,4 +1,4 @@
-"""Floor 9: what each command does: flags to a call, its result to a table or JSON. Heavy imports wait for the call."""
+"""Floor 10: what each command does: flags to a call, its result to a table or JSON. Heavy imports wait for the call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor 6: a tailored TextCNN becomes a spiking one (SNN-TextCNN 3.1.3). Weights are copied, nothing is left random.
+"""Floor 8: a tailored TextCNN becomes a spiking one (SNN-TextCNN 3.1.3). Weights are copied, nothing is left random.
 
 With beta = 1, a neuron whose mean current is I fires at the rate min(1, max(0, I) / threshold): ReLU below saturation.
 Normalisation divides each layer by a scale, so that rate * scale is the activation and no rate has to exceed 1:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from spiketext.data import TextSet
+from spiketext.hubsets import HUB, not_reached
 
 SUFFIXES = (".txt", ".gz", ".tgz", ".tar", ".jsonl", ".parquet")
-HUB = "hub:"
 _TARS = (".tar.gz", ".tgz", ".tar")
 _LONGEST_LINE = 2**20  # bytes; a longer line is read in pieces
 _LOOKED_AT = 8000  # bytes in which a zero says that a file is not text
@@ -46,7 +46,7 @@ class Source(NamedTuple):
         try:
             return Path(hf_hub_download(self.repository, self.name, repo_type="dataset"))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise _not_reached(self.repository, error) from error
+            raise _missing(self.repository, error) from error
 
 
 def sentences(corpus: str, least_words: int = 4, size: int | None = None) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _hub_files(part: str) -> list[Source]:
     try:
         every = HfApi().list_repo_files(repository, repo_type="dataset")
     except Exception as error:  # the Hub's own errors, and every error of the network below it
-        raise _not_reached(repository, error) from error
+        raise _missing(repository, error) from error
     chosen = sorted(file for file in every if file.endswith(SUFFIXES) and fnmatch(file, pattern))
     if not chosen:
         raise FileNotFoundError(
@@ -128,14 +128,9 @@ def _hub_files(part: str) -> list[Source]:
     return [Source(file, repository, column or None) for file in chosen]
 
 
-def _not_reached(repository: str, error: Exception) -> FileNotFoundError:
-    from huggingface_hub import constants
-
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return FileNotFoundError(
-        f"corpus {HUB}{repository}: the data set cannot be fetched from {constants.ENDPOINT} ({reason[:150]}); check "
-        f"its name, or fetch its files yourself and name their folder"
-    )
+def _missing(repository: str, error: Exception) -> FileNotFoundError:
+    advice = "Check its name, or fetch its files yourself and name their folder."
+    return not_reached(f"corpus {HUB}{repository}", repository, error, advice)
 
 
 def _lines(source: Source) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Floor 7: the main job in five minutes, on texts that ship with the package."""
+"""Floor 9: the main job in five minutes, on texts that ship with the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor 6: two-stage distillation from a BERT-type teacher (SpikeBERT 3.3)."""
+"""Floor 8: two-stage distillation from a BERT-type teacher (SpikeBERT 3.3)."""
 
 from __future__ import annotations
 
@@ -128,6 +128,8 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     run = Run("pretrain", options)
     if run.result is not None:
         return run.result
+    if options.truncation != "head":
+        raise ValueError(f"truncation: stage 1 keeps the head of a sentence, got {options.truncation!r}; leave it out")
     prepare(options)
     teacher, tokenizer = checkpoints.load_encoder(options.teacher), checkpoints.load_tokenizer(options.teacher)
     config = new_student(options, tokenizer, teacher.config)

@@ -1,4 +1,4 @@
-"""Floor 7: what a classification costs, in operations and in millijoules, by our account and by the papers'.
+"""Floor 8: what a classification costs, in operations and in millijoules, by our account and by the papers'.
 
 Units: operations and bytes for one text (the mean over texts); constants in picojoules, results in millijoules.
 What is counted, and how: `spiketext.counting`. Our account of one text, at one precision:

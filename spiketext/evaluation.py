@@ -1,4 +1,4 @@
-"""Floor 4: what a model answers, how often it is right, how often its neurons fire."""
+"""Floor 5: what a model answers, how often it is right, how often its neurons fire."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Floor 2: experiments as TOML files that hold what differs from the defaults, and what of them is still to be run.
+"""Floor 3: experiments as TOML files that hold what differs from the defaults, and what of them is still to be run.
 
     title, scale, seeds      scale names the size of the default; data is a set, or a list of sets
     split                    "test", or "validation" where a study chooses something

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from spiketext.batching import EvaluationOrder, LengthBuckets, Rows
+from spiketext.batching import EvaluationOrder, LengthBuckets, Rows, TextRows
 from spiketext.callbacks import AfterStep, Clock, EarlyStop, LossBar
 from spiketext.evaluation import Diverged, scores
 from spiketext.options import TrainingOptions
@@ -114,7 +114,7 @@ def fit(
     """Train an objective; with a metric, keep the best validation and stop early. Resumes from the run's checkpoint.
 
     A step reads options.batch_size texts, whatever the micro-batches and processes (`torchrun`) that share them.
-    Returns steps, seconds, processes, validation scores and the cut texts ("n of N").
+    Returns steps, seconds, processes, validation scores and, of labelled texts, those that were cut ("n of N").
     Raises ValueError for a batch that cannot be shared out, Diverged when a weight is no number at the end.
     """
     micro, accumulate = share_out(options.batch_size, options.micro_batch, processes())
@@ -185,7 +185,7 @@ def fit(
         "history": trainer.state.log_history,
         "wall_s": round(clock.seconds, 1),
         "processes": arguments.world_size,
-        "truncated": f"{rows.truncated} of {rows.sources}",
+        **({"truncated": f"{rows.truncated} of {len(rows.texts)}"} if isinstance(rows, TextRows) else {}),
     }
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 HUB = "hub:"
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
+_ADVICE = ("Check the name (no file or folder is called that either), or fetch its train, validation and test files "
+           "yourself and name their folder.")  # fmt: skip
 _CONVERTED = "refs/convert/parquet"  # where the Hub keeps its own Parquet copy of most sets
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test)(?:[/_.-]|$)", re.I)
 _USUAL = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
@@ -39,9 +41,9 @@ def fetch(name: str) -> dict[str, list[Path]]:
     except ValueError as error:
         if type(error) is ValueError:
             raise
-        raise _not_reached(name, error) from None
+        raise not_reached(f"data {name}", repository, error, _ADVICE) from None
     except Exception as error:  # the Hub's own errors, and every error of the network below it
-        raise _not_reached(name, error) from None
+        raise not_reached(f"data {name}", repository, error, _ADVICE) from None
 
 
 def _fetch(name: str, repository: str, part: str | None) -> dict[str, list[Path]]:
@@ -102,7 +104,8 @@ def _parts(files: list[str]) -> dict[str, dict[str, list[str]]]:
     return {part: dict(splits) for part, splits in found.items() if "train" in splits}
 
 
-def _not_reached(name: str, error: Exception) -> FileNotFoundError:
+def not_reached(name: str, repository: str, error: Exception, advice: str) -> FileNotFoundError:
+    """Why a data set of the Hub cannot be had, in one line."""
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -113,9 +116,6 @@ def _not_reached(name: str, error: Exception) -> FileNotFoundError:
         reason = "there is no such data set, or it is private: then `hf auth login`"
     elif isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
         reason = f"HF_HUB_OFFLINE is set, and it is not in the cache {constants.HF_HUB_CACHE}"
-    repository = "/".join(name.removeprefix(HUB).split("/")[:2])
     return FileNotFoundError(
-        f"data {name}: cannot be fetched from {constants.ENDPOINT}/datasets/{repository} ({reason}). Check "
-        f"the name (no file or folder is called that either), or fetch its train, validation and test files yourself "
-        f"and name their folder."
+        f"{name}: cannot be fetched from {constants.ENDPOINT}/datasets/{repository} ({reason}). {advice}"
     )

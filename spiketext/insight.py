@@ -1,4 +1,4 @@
-"""Floor 7: what happens inside a model while it reads: its answers after every step, its spikes, its attention.
+"""Floor 8: what happens inside a model while it reads: its answers after every step, its spikes, its attention.
 
 Observed from outside, by hooks, on any of our classifiers and on dense ones. Shapes: T time steps, N texts, L tokens,
 H heads, K classes; a dense network has one step.

@@ -108,9 +108,6 @@ class TokenRows(Rows):
         self.file, self.chosen, self.pad, self.sep = file, chosen, pad, sep
         self.lengths = file.lengths[chosen]
 
-    def __len__(self) -> int:
-        return len(self.chosen)
-
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
         ids = self.file[self.chosen[index[1]]]
         first = ids.index(self.sep) + 1 if self.sep in ids else len(ids)
@@ -148,6 +145,5 @@ def passages(
     order = np.random.default_rng(0).permutation(count)
     held_out = max(1, min(500, count // 20))
     marks = tokenizer.pad_token_id, tokenizer.sep_token_id
-    parts = (TokenRows(file, np.sort(part), *marks) for part in (order[held_out:], order[:held_out]))
-    train, validation = parts
+    train, validation = (TokenRows(file, np.sort(part), *marks) for part in (order[held_out:], order[:held_out]))
     return Passages(train, validation, tokens=int(file.lengths.sum(dtype=np.int64)))

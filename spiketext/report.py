@@ -1,4 +1,4 @@
-"""Floor 8: one self-contained HTML page that shows a model. Figures need matplotlib (the extra `plots`).
+"""Floor 9: one self-contained HTML page that shows a model. Figures need matplotlib (the extra `plots`).
 
 The page holds its styles and pictures (inline SVG), asks nothing of a network, and leaves out what does not apply to a
 model. Scores are of the split that was asked for; test is read only when it is, and then logged.
@@ -15,10 +15,11 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from spiketext import portraits
 from spiketext.about import describe_model, machine
+from spiketext.attacks import marked, saved
 from spiketext.audit import audit
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet
@@ -26,7 +27,7 @@ from spiketext.energy import energy
 from spiketext.evaluation import labels_for, note_test_reading, read_split, scores
 from spiketext.figures import save
 from spiketext.insight import Reading, answers_by_step, calibration, confusion, look_inside
-from spiketext.runs import write_whole
+from spiketext.runs import read_json, write_whole
 
 SHOWN = 4  # examples of each kind
 LEGIBLE = 16  # tokens of the text whose inside is shown, about
@@ -49,15 +50,15 @@ def report(
     """Write the page of a saved classifier, spiking or dense, and return where it is with the scores.
 
     Scores, calibration and examples are of all texts of the split; energy and audit of `limit` of them, spread evenly.
-    text: whose spikes and attention are shown (None: one of the split); attack: folder with adversarial.jsonl, one
-    attacked text a line; figures: folder for each figure as SVG; reading: see `data.load`. A reading of the test split
-    is counted in the model's folder.
+    text: whose spikes and attention are shown (None: one of the split); attack: the folder of an attack; figures: a
+    folder for the pictures as SVG; reading: see `data.load`. A reading of the test split is counted in the model's
+    folder.
     Raises ValueError for an out that is not .html, without matplotlib, and as `evaluate`; FileNotFoundError when the
     attack's folder has no such file.
     """
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: expected the name of a page, FILE.html")
-    attacked = _attacked(attack) if attack else []
+    attacked = saved(Path(attack)) if attack else []
     text_set, part = read_split(data, split, **reading)
     network, tokenizer = load_classifier(model), load_tokenizer(model)
     labels = labels_for(network, text_set, part, model)
@@ -68,8 +69,8 @@ def report(
     own: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "progress": progress}
     page: dict[str, Any] = {
         "about": describe_model(model),
-        "run": _json(Path(model) / "run.json"),
-        "result": _json(Path(model) / "result.json"),
+        "run": read_json(Path(model) / "run.json"),
+        "result": read_json(Path(model) / "result.json"),
         "test_reads": _lines(Path(model) / "test_reads.jsonl"),
         "data": {"name": text_set.name, "split": split, "rows": len(part), "hash": text_set.hash},
         "scores": found,
@@ -84,7 +85,7 @@ def report(
     shown, pair = (text, None) if text is not None else _legible(part, steps[-1], labels, tokenizer, text_set.task)
     inside = look_inside(network, tokenizer, shown, pair)
     page |= {"text": shown, "pair": pair, "classes": label_names(network)}
-    drawn = dict(_figures(page, inside, _json(Path(model) / "history.json") or [], steps, labels, text_set.task))
+    drawn = dict(_figures(page, inside, read_json(Path(model) / "history.json") or [], steps, labels, text_set.task))
     if figures:
         for name, figure in drawn.items():
             save(figure, str(Path(figures) / f"{name}.svg"))
@@ -100,7 +101,7 @@ def report(
 def render(page: dict[str, Any]) -> str:
     """What `report` gathered as HTML; every text is escaped."""
     house = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked}
+    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked_words}
     template = house.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
     return template.render(
         {"probabilities": None, "right": [], "wrong": [], "matrix": None, "calibration": None, **page}
@@ -118,15 +119,8 @@ def _excerpt(text: str, most: int = 320) -> str:
     return text if len(text) <= most else text[:most].rstrip() + " …"
 
 
-def _marked(text: str, changed: Sequence[int]) -> Markup:
-    """A text with its changed words (numbers, cut at blanks) marked."""
-    words = [Markup("<mark>{}</mark>").format(word) if i in changed else escape(word)
-             for i, word in enumerate(text.split())]  # fmt: skip
-    return Markup(" ").join(words)
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _marked_words(pieces: Sequence[str], changed: Sequence[int]) -> Markup:
+    return Markup(marked(pieces, changed))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -136,21 +130,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: expected one JSON object a line ({error})") from None
-
-
-def _attacked(folder: str) -> list[dict[str, Any]]:
-    """Texts whose answer an attack turned: "original", "adversarial", "label", "prediction", "status", "changed"."""
-    path = Path(folder) / "adversarial.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(f"--attack {folder}: no adversarial.jsonl there; name the --out of spiketext attack")
-    rows = _lines(path)
-    for number, row in enumerate(rows, 1):
-        missing = {"original", "adversarial", "status"} - set(row)
-        if missing:
-            raise ValueError(
-                f"{path}: line {number} has no {sorted(missing)[0]!r}; expected a line of spiketext attack"
-            )
-    return rows
 
 
 def _answers(names: Sequence[str], part: Split, labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Floor 8: run experiments. Cells that are complete are not run again; the result file is saved after each row.
+"""Floor 9: run experiments. Cells that are complete are not run again; the result file is saved after each row.
 
 experiments/NAME.toml -> experiments/results/NAME.json (NAME-SCALE.json at another scale), pictures in
 experiments/figures/, models in runs/, and experiments/RESULTS.md out of all result files.

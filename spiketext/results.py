@@ -1,4 +1,4 @@
-"""Floor 1: result files, their tables, and whether two rows differ by more than chance.
+"""Floor 2: result files, their tables, and whether two rows differ by more than chance.
 
 A result file holds cells: one row on one data set, one metric, a value for each seed. The cell of the accuracy also
 holds which texts were answered rightly (one bit a text), so that rows can be compared when their models are gone.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from spiketext.figures import columns
-from spiketext.runs import write_whole
+from spiketext.runs import read_json, write_whole
 
 ACCOUNTS = {  # metrics of a row of kind energy, for one text of the validation split, and their units
     "tokens": "",
@@ -54,8 +54,7 @@ def path_of(folder: Path, name: str, scale: str | None = None) -> Path:
 
 def load(folder: Path, name: str, scale: str | None = None) -> dict[str, Any] | None:
     """A result; None when there is none."""
-    path = path_of(folder, name, scale)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path_of(folder, name, scale))
 
 
 def save(folder: Path, result: dict[str, Any], scale: str | None = None) -> None:

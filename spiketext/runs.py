@@ -33,6 +33,11 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 class Run:
     """A run in a folder: run.json holds what was asked, result.json what came out, once it is complete.
 
@@ -68,8 +73,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """What came out; None while the run is not complete."""
-        path = self.out / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(self.out / "result.json")
 
     def checkpoint(self) -> str | None:
         """The newest checkpoint that was written to its end; unfinished ones are removed."""

@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData
 from spiketext import checkpoints
 from spiketext.evaluation import METRICS
 from spiketext.portable import make_portable
+from spiketext.runs import read_json
 
 KEPT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
         "added_tokens.json", "vocab*", "merges.txt", "spiketext.json")  # fmt: skip
@@ -87,11 +88,11 @@ def model_card(model: str, name: str) -> str:
     Raises:  ValueError when the folder has no readable config.json.
     """
     folder = Path(model)
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config is None:
         raise ValueError(f"model {model}: has no config.json; expected the folder of a model")
-    result, made = _read(folder / "result.json") or {}, _read(folder / "spiketext.json") or {}
-    run = _read(folder / "run.json") or {}
+    result, made = read_json(folder / "result.json") or {}, read_json(folder / "spiketext.json") or {}
+    run = read_json(folder / "run.json") or {}
     rows = _score_rows(result, made, folder)
     spiking = "time_steps" in config
     data = ModelCardData(
@@ -107,15 +108,11 @@ def model_card(model: str, name: str) -> str:
         "## Use\n\n" + _use(config, name),
         _scores(rows),
         _data(made),
-        _energy(_read(folder / "energy.json")),
-        _purity(_read(folder / "audit.json")),
+        _energy(read_json(folder / "energy.json")),
+        _purity(read_json(folder / "audit.json")),
         _how(run, result),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _score_rows(result: dict, made: dict, folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Floor 4: new TextCNNs from word vectors, and TextCNNs to go on with."""
+"""Floor 5: new TextCNNs from word vectors, and TextCNNs to go on with."""
 
 from __future__ import annotations
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import threading
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NoReturn
 
 import pytest
@@ -75,6 +78,29 @@ def compiled_where_named(request):
     call = getattr(request.node, "callspec", None)
     if call is not None and call.params.get("backend") == "cpp":
         request.getfixturevalue("compiled")
+
+
+class LocalServer:
+    """A web server of this machine: `answer` gets each request, HEAD as well as GET; `address` is where it listens."""
+
+    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None]):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import multiprocessing
 import threading
 import time
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from conftest import LocalServer
 
 from spiketext import downloads
 from spiketext.data import describe, load
@@ -30,19 +31,8 @@ class Server:
         self.seen: list[str | None] = []
         self.bodies = {"/file": BODY}
         self.over = threading.Event()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.answer(self)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
+        self.local = LocalServer(self.answer)
+        self.address = self.local.address
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         asked = request.headers.get("Range")
@@ -83,8 +73,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setitem(SOURCES, FILE, Source(hashlib.sha256(BODY).hexdigest(), f"{server.address}/file"))
     yield server
     server.over.set()
-    server.http.shutdown()
-    server.http.server_close()
+    server.local.stop()
 
 
 def files_in_cache() -> list[str]:

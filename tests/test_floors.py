@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def imports_of(path: Path) -> list[str]:
 
 def test_every_room_has_a_floor():
     assert {room_of(path) for path in MODULES} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_a_room_that_names_its_floor_is_on_it(path):
+    named = re.match(r'"""Floor (\d+):', path.read_text(encoding="utf-8"))
+    assert named is None or int(named[1]) == FLOOR_OF[room_of(path)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

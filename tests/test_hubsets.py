@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
-from conftest import missing
+from conftest import LocalServer, missing
 
 from spiketext.data import load
 from spiketext.hubsets import _parts, looks_like_one
@@ -23,24 +22,11 @@ class Hub:
         self.sets: dict[tuple[str, str], dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.seen: list[str] = []
-        hub = self
+        self.local = LocalServer(self.answer)
+        self.address = self.local.address
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                hub.answer(self, with_body=True)
-
-            def do_HEAD(self):
-                hub.answer(self, with_body=False)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
-
-    def answer(self, request: BaseHTTPRequestHandler, with_body: bool) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        with_body = request.command == "GET"
         path = request.path.split("?")[0].replace("%2F", "/")
         self.seen.append(path)
         for (name, revision), files in self.sets.items():
@@ -83,8 +69,7 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     monkeypatch.chdir(tmp_path)
     yield hub
-    hub.http.shutdown()
-    hub.http.server_close()
+    hub.local.stop()
 
 
 def table(count: int, offset: int = 0, kind: str = "csv") -> bytes:

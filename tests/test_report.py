@@ -12,11 +12,13 @@ import torch
 import transformers
 
 from spiketext import portraits
+from spiketext.attacks import ATTACKS
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.evaluation import logits_of
 from spiketext.insight import answers_by_step, calibration, confusion, look_inside
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.substitutes import Sentence
 
 TEXTS = ["A fine film.", "Not good, not bad, just long and <b>long</b> & long.", "很 好"]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -121,8 +123,9 @@ def test_confusion_and_calibration_by_hand():
 def test_the_page_of_a_spiking_model_is_whole_and_needs_no_network(folder, own, tmp_path, capsys):
     attack = tmp_path / "attack"
     attack.mkdir()
-    line = {"original": "Fine <i>film</i>", "adversarial": "Fine <i>flick</i>", "status": "success", "changed": [1]}
-    (attack / "adversarial.jsonl").write_text(json.dumps(line) + "\n")
+    turned = Sentence.of("Fine <i>flick</i>")
+    line = {"text": "Fine <i>film</i>", "status": "succeeded", "changed": [2], "pieces": turned.pieces}
+    (attack / ATTACKS).write_text(json.dumps(line) + "\n" + json.dumps({"text": "Bad", "status": "skipped"}) + "\n")
     out, drawn = tmp_path / "page.html", tmp_path / "figures"
     argv = ["report", "--model", folder, "--data", own, "--out", str(out), "--limit", "3", "--json",
             "--attack", str(attack), "--figures", str(drawn)]  # fmt: skip
@@ -134,7 +137,7 @@ def test_the_page_of_a_spiking_model_is_whole_and_needs_no_network(folder, own, 
     assert len(page.ids) == len(set(page.ids))
     assert page.sections == ["answers", "energy", "spikes", "purity", "attention", "attack", "origin"]
     assert "<script>" not in text and "&lt;script&gt;" in text
-    assert "<mark>&lt;i&gt;flick&lt;/i&gt;</mark>" in text
+    assert "&lt;i&gt;<mark>flick</mark>&lt;/i&gt;" in text
     assert f"{100 * found['accuracy']:.1f} %" in text
     assert {file.stem for file in drawn.iterdir()} >= {"attention", "raster-1", "rates", "calibration", "anytime"}
     assert not (Path(folder) / "test_reads.jsonl").exists()
@@ -160,9 +163,7 @@ def test_what_a_report_refuses(folder, own, tmp_path, capsys, monkeypatch):
 
     assert "FILE.html" in refused("--out", str(tmp_path / "page.pdf"))
     page = str(tmp_path / "page.html")
-    assert "no adversarial.jsonl" in refused("--out", page, "--attack", str(tmp_path))
-    (tmp_path / "adversarial.jsonl").write_text('{"original": "x"}\n')
-    assert "line 1 has no 'adversarial'" in refused("--out", page, "--attack", str(tmp_path))
+    assert "no attacks.jsonl" in refused("--out", page, "--attack", str(tmp_path))
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     assert "spiketext[plots]" in refused("--out", page, "--limit", "1")
     assert not Path(page).exists()

@@ -174,6 +174,11 @@ def test_bf16_trains_where_it_is_asked_for(tiny_teacher, columns, tmp_path):
     assert 0 <= result["validation"]["accuracy"] <= 1
 
 
+def test_stage_one_refuses_the_tails_of_sentences(tiny_teacher, corpus, tmp_path):
+    with pytest.raises(ValueError, match="stage 1 keeps the head of a sentence, got 'head-tail'"):
+        spiketext.pretrain(teacher=tiny_teacher, corpus=corpus, truncation="head-tail", out=str(tmp_path / "one"))
+
+
 def test_the_plain_functions_take_keywords(tiny_teacher, columns, tmp_path):
     result = spiketext.teacher(model=str(tiny_teacher), out=str(tmp_path / "t"), epochs=1, **columns, **COMMON)
     assert 0 <= result["validation"]["accuracy"] <= 1
