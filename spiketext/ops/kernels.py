@@ -114,8 +114,9 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 def _constants(n: Neuron, eps: float) -> tuple:
     levels = n.levels if n.code == "integer" else 0
+    lowest = -1 if n.code == "ternary" else -levels if n.signed else 0
     return (n.beta, n.threshold, n.gain, n.alpha, eps, n.reset == "zero", n.reset_delay, n.fire == ">",
-            n.surrogate == "atan", -levels if n.signed else 0, levels)  # fmt: skip
+            n.surrogate == "atan", lowest, levels)  # fmt: skip
 
 
 def _fingerprint() -> str:

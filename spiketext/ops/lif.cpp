@@ -20,7 +20,9 @@ using Maybe = std::optional<Tensor>;
 struct Neuron {
   double beta, threshold, gain, alpha, eps;
   bool zero, delay, strict, atan;
-  int64_t lowest, levels;  // of the integer code; levels 0: binary
+  int64_t lowest, levels;  // of the integer code; levels 0: spikes of 0 and 1, or of -1, 0 and 1 where lowest is -1
+
+  bool ternary() const { return !levels && lowest < 0; }
 };
 
 template <typename F>
@@ -28,12 +30,14 @@ struct Row {
   const Neuron& n;
   int64_t steps, width;
   F beta, forgets, threshold_fires;  // forgets: the share of the membrane that a spike to zero takes from the next step
+  F threshold_off;                   // at or below it a neuron sends -1
   std::vector<F> membrane, normed, inverse;  // [T, D], [T, D], [T]
 
   Row(const Neuron& neuron, int64_t t, int64_t d)
       : n(neuron), steps(t), width(d), beta(neuron.beta), forgets(neuron.zero ? neuron.beta : 0),
         threshold_fires(neuron.threshold), membrane(t * d), normed(t * d), inverse(t) {
     if (n.strict) threshold_fires = std::nextafter(threshold_fires, std::numeric_limits<F>::infinity());  // > is >= next
+    threshold_off = n.ternary() ? -threshold_fires : -std::numeric_limits<F>::infinity();
   }
 
   void normalise(const F* __restrict__ x, int64_t t) {
@@ -69,7 +73,7 @@ struct Row {
       if (!before) continue;
       if (n.zero) {
 #pragma omp simd
-        for (int64_t d = 0; d < width; ++d) u[d] += beta * (F(1) - fired(before[d])) * before[d];
+        for (int64_t d = 0; d < width; ++d) u[d] += beta * (F(1) - size(fired(before[d]))) * before[d];
       } else if (n.delay) {
 #pragma omp simd
         for (int64_t d = 0; d < width; ++d) u[d] = u[d] + beta * before[d] - threshold * fired(before[d]);
@@ -100,9 +104,11 @@ struct Row {
     for (int64_t d = 0; d < width; ++d) down[d] = scale * (down[d] - sum - z[d] * product);
   }
 
-  F fired(F u) const { return u >= threshold_fires ? F(1) : F(0); }
+  F fired(F u) const { return u >= threshold_fires ? F(1) : u <= threshold_off ? F(-1) : F(0); }
 
-  F carry(F u) const { return beta - forgets * fired(u); }  // dU[t+1] / dU[t]
+  static F size(F spike) { return spike * spike; }
+
+  F carry(F u) const { return beta - forgets * size(fired(u)); }  // dU[t+1] / dU[t]
 
   void fire(const F* __restrict__ u, F* __restrict__ s) const {
     if (n.levels) {
@@ -129,11 +135,25 @@ struct Row {
         g[d] += up[d] * (units >= low && units <= high ? F(1) / threshold : F(0));
         down[d] = gain * g[d];
       }
+    } else if (n.atan && n.ternary()) {
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) {
+        const F on = stretch * (u[d] - threshold), off = stretch * (u[d] + threshold);
+        g[d] += up[d] * (peak / (F(1) + on * on) + peak / (F(1) + off * off));
+        down[d] = gain * g[d];
+      }
     } else if (n.atan) {
 #pragma omp simd
       for (int64_t d = 0; d < width; ++d) {
         const F z = stretch * (u[d] - threshold);
         g[d] += up[d] * (peak / (F(1) + z * z));
+        down[d] = gain * g[d];
+      }
+    } else if (n.ternary()) {
+#pragma omp simd
+      for (int64_t d = 0; d < width; ++d) {
+        const F on = F(1) + k * std::abs(u[d] - threshold), off = F(1) + k * std::abs(u[d] + threshold);
+        g[d] += up[d] / (on * on) + up[d] / (off * off);
         down[d] = gain * g[d];
       }
     } else {

@@ -131,7 +131,7 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     State:    U[T] before its pending reset, so a sequence can be cut anywhere with equal spikes.
     Gradient: the surrogate through the threshold; none through the reset unless detach_reset=False.
     Options:  every field of `Neuron`, by name.  Equation: the head of this file.
-    Backend:  "cpp" (compiled, CPU, float32/float64, not ternary), "triton" (CUDA, T up to 32; half precision is
+    Backend:  "cpp" (compiled, CPU, float32/float64), "triton" (CUDA, T up to 32; half precision is
               summed in float32), "torch" (tensor code), "reference"; None takes the first that can run here.
     Raises:   ValueError for a current without time axis, a state of another shape, an option out of range, T other
               than 1 with the integer code, or a backend that cannot run.
@@ -221,7 +221,7 @@ def _can_run(backend: str, current: Tensor, neuron: Neuron) -> bool:
         return (current.is_cuda or interpreted) and current.shape[0] <= MOST_TRITON_STEPS and _triton_is_installed()
     if backend == "cpp":
         usual = current.device.type == "cpu" and current.dtype in (torch.float32, torch.float64)
-        return usual and neuron.code != "ternary" and neuron.detach_reset and kernels.load() is not None
+        return usual and neuron.detach_reset and kernels.load() is not None
     return backend in ("torch", "reference")
 
 
