@@ -74,7 +74,7 @@ class TeacherOptions(TrainingOptions, TaskOptions):
 class StudentOptions:
     """What a spiking student looks like; ignored where the student is given as a folder."""
 
-    preset: str = _option("default", "default (ours), integer, signed, paper, authors-stage1 or authors-stage2")
+    preset: str = _option("default", "default (ours), ternary, integer, signed, paper, authors-stage1 or authors-stage2")
     layers: int = _option(0, "blocks; 0: as many as the teacher (6 without one)")
     time_steps: int = _option(0, "T; 0: the preset's")
 
