@@ -74,8 +74,8 @@ class TeacherOptions(TrainingOptions, TaskOptions):
 class NeuronOptions:
     """Constants of spiking neurons. A value left out is the preset's, or that of the model to start from."""
 
-    beta: float | None = _option(None, "share of the membrane that a spiking neuron keeps at a step (the preset's)")
-    threshold: float | None = _option(None, "membrane at which a neuron fires (the preset's)")
+    beta: float | None = _option(None, "share of the membrane kept at a step (the preset's; spiking-textcnn 1)")
+    threshold: float | None = _option(None, "membrane at which a neuron fires (the preset's; spiking-textcnn 1)")
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: flo
         cell["correct"] += [None] * missing + [packed(outcome["correct"])]
         cell["texts"] = len(outcome["correct"])
     cell["seeds"].append(seed)
-    cell["values"].append(None if value is None else round(value, 3))
+    cell["values"].append(None if value is None else round(value, 6 if cell["unit"] == "mJ" else 3))
     cell["wall_s"].append(round(outcome.get("wall_s", seconds), 1))
     cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", cell["split"] == "test"))
     diverged = not outcome or cell["status"] == "diverged"
