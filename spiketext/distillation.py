@@ -1,4 +1,4 @@
-"""Floor 8: two-stage distillation from a BERT-type teacher (SpikeBERT 3.3)."""
+"""Floor 8: two-stage distillation from a BERT-type teacher (SpikeBERT 3.3), into a spiking student or a dense one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from spiketext import checkpoints
 from spiketext.augmentation import Augmenter, english_tagger
@@ -26,6 +32,7 @@ from spiketext.training import (
     finish,
     keep_reading,
     label_settings,
+    new_encoder,
     new_student,
     prepare,
     read,
@@ -33,43 +40,73 @@ from spiketext.training import (
 )
 
 Pairs = list[tuple[int, int]]
+TRANSFORMS = tuple(
+    f"{over_time}-{rest}"
+    for over_time in ("sum", "mean")
+    for rest in ("linear-norm", "mlp-norm", "norm-linear", "norm-mlp", "linear", "mlp")
+)
 _ALIGNMENT = "alignment.safetensors"
 
 
 class Alignment(nn.Module):
-    """Maps of a student's features to a teacher's: MLP = one Linear for each pair of layers and one for the embedding.
+    """Maps of a student's features to a teacher's, one for each pair of layers and one for the embedding (eq. 6).
 
+    transform says what is done to features of T steps, as in "sum-linear-norm": their sum or mean over time, then in
+    the order given a map of the widths, linear (one Linear, which the paper calls MLP) or mlp (Linear, GELU, Linear),
+    and a layer norm, before it, after it or not at all. The embedding has the map alone.
     Not part of the student: used in training only, saved beside it so that stage 2 can go on from stage 1.
+    Raises ValueError for another transform.
     """
 
-    def __init__(self, pairs: Pairs, student_width: int, teacher: PreTrainedModel):
+    def __init__(self, pairs: Pairs, student_width: int, teacher: PreTrainedModel, transform: str = TRANSFORMS[0]):
         super().__init__()
+        if transform not in TRANSFORMS:
+            raise ValueError(f"feature transform: expected one of {', '.join(TRANSFORMS)}; got {transform!r}")
+        self.pairs, self.transform = pairs, transform
+        over_time, *self.order = transform.split("-")
+        self.over_time = {"sum": torch.sum, "mean": torch.mean}[over_time]
         teacher_width = teacher.config.hidden_size
-        self.pairs = pairs
-        self.features = nn.ModuleList(nn.Linear(student_width, teacher_width) for _ in pairs)
-        self.norms = nn.ModuleList(_last_norm(teacher, theirs) for _, theirs in pairs)
-        self.embedding = nn.Linear(student_width, teacher_width)
-        if student_width == teacher_width:  # the student starts from the teacher: the map starts as no map
-            for linear in (*self.features, self.embedding):
-                nn.init.eye_(linear.weight)
-                nn.init.zeros_(linear.bias)
+        widths, normed = (student_width, teacher_width), student_width if self.order[0] == "norm" else teacher_width
+        self.features = nn.ModuleList(_map("mlp" in self.order, *widths) for _ in pairs)
+        self.norms = nn.ModuleList(_last_norm(teacher, theirs, normed) for _, theirs in pairs if "norm" in self.order)
+        self.embedding = _map("mlp" in self.order, *widths)
 
     def forward(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor, norm: Any):
-        """Features (student: embedding [B, L, D], then residuals [T, B, L, D]) -> L_fea summed over pairs, L_emb."""
+        """Features -> L_fea summed over pairs, L_emb.
+
+        student: the embedding [B, L, D], then the blocks [T, B, L, D], or [B, L, D] of a dense one.
+        """
         losses = []
-        for (mine, theirs), linear, layer_norm in zip(self.pairs, self.features, self.norms, strict=True):
-            guess = layer_norm(linear(student[mine].sum(0)))
+        for number, (mine, theirs) in enumerate(self.pairs):
+            guess = self._transformed(student[mine], number)
             losses.append(feature_loss(at_least_float32(guess), at_least_float32(teacher[theirs]), mask, norm))
         guess = self.embedding(student[0])
         embedding = feature_loss(at_least_float32(guess), at_least_float32(teacher[0]), mask, norm)
         return torch.stack(losses).sum() if losses else embedding.new_zeros(()), embedding
 
+    def _transformed(self, features: Tensor, number: int) -> Tensor:
+        out = self.over_time(features, 0) if features.dim() == 4 else features
+        for part in self.order:
+            out = (self.norms if part == "norm" else self.features)[number](out)
+        return out
 
-def _last_norm(teacher: PreTrainedModel, layer: int) -> nn.LayerNorm:
+
+def _map(mlp: bool, student_width: int, teacher_width: int) -> nn.Module:
+    """A map of widths. One Linear between equal widths starts as no map, as a student starts from its teacher."""
+    linear = nn.Linear(student_width, teacher_width)
+    if mlp:
+        return nn.Sequential(linear, nn.GELU(), nn.Linear(teacher_width, teacher_width))
+    if student_width == teacher_width:
+        nn.init.eye_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _last_norm(teacher: PreTrainedModel, layer: int, width: int) -> nn.LayerNorm:
     """A norm that starts with the scale and shift of the teacher's own last norm in a layer, where it has one."""
     blocks = next((m for m in teacher.modules() if isinstance(m, nn.ModuleList) and len(m) >= layer), None)
     norms = [m for m in blocks[layer - 1].modules() if isinstance(m, nn.LayerNorm)] if blocks is not None else []
-    fresh = nn.LayerNorm(teacher.config.hidden_size, eps=1e-12)
+    fresh = nn.LayerNorm(width, eps=1e-12)
     if norms and norms[-1].weight.shape == fresh.weight.shape:
         fresh.load_state_dict(norms[-1].state_dict())
     return fresh
@@ -120,7 +157,7 @@ class Distillation(nn.Module):
 
 
 def pretrain(options: PretrainOptions) -> dict[str, Any]:
-    """Stage 1: a spiking encoder learns the features of a teacher on unlabelled text (eq. 6, 7).
+    """Stage 1: an encoder, spiking or dense, learns the features of a teacher on unlabelled text (eq. 6, 7).
 
     Saves the encoder, its tokenizer and the alignment in options.out; returns losses, steps, tokens and seconds.
     Raises ValueError for bad options, corpus or teacher.
@@ -133,11 +170,11 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     prepare(options)
     teacher, tokenizer = checkpoints.load_encoder(options.teacher), checkpoints.load_tokenizer(options.teacher)
     config = new_student(options, tokenizer, teacher.config)
-    student = SpikeBertModel(config)
+    student = new_encoder(config)
     pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)
     copied = initialise_from_teacher(student, teacher, pairs) if options.initialise else 0
     rows, validation, tokens = passages(run, tokenizer, options, pairs=options.pairs)
-    alignment = Alignment(pairs, config.hidden_size, teacher)
+    alignment = Alignment(pairs, config.hidden_size, teacher, options.feature_transform)
     objective = Distillation(student, teacher, tokenizer, alignment, options)
     result = fit(objective, rows, validation, options, run)
     count = len(rows) + len(validation)
@@ -146,7 +183,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
 
 
 def distill(options: DistillOptions) -> dict[str, Any]:
-    """Stage 2: a spiking classifier learns a task from a teacher fine-tuned on it (eq. 8).
+    """Stage 2: a student, spiking or dense, learns a task from a teacher fine-tuned on it (eq. 8).
 
     options.student is the folder of stage 1; without it a new student is made. Chosen on validation.
     Saves the classifier in options.out; returns validation scores, steps and seconds.
@@ -162,17 +199,17 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     if options.student:
         checkpoints.require_same_tokenizer(tokenizer, checkpoints.load_tokenizer(options.student))
         model = checkpoints.load_for_training(options.student, **label_settings(text_set))
-        if not isinstance(model, SpikeBertForSequenceClassification):
+        if not isinstance(model, (SpikeBertForSequenceClassification, BertForSequenceClassification)):
             raise ValueError(f"student {options.student}: is a {type(model).__name__}, expected the folder of pretrain")
         copied = 0
     else:
         config = new_student(options, tokenizer, teacher.config)
         config.update(label_settings(text_set))
-        model = SpikeBertForSequenceClassification(config)
+        model = AutoModelForSequenceClassification.from_config(config)
     pairs = pairs_of(options, model.config.num_hidden_layers, teacher.config.num_hidden_layers)
     if not options.student:
-        copied = initialise_from_teacher(model.spikebert, teacher.base_model, pairs) if options.initialise else 0
-    alignment = Alignment(pairs, model.config.hidden_size, teacher)
+        copied = initialise_from_teacher(model.base_model, teacher.base_model, pairs) if options.initialise else 0
+    alignment = Alignment(pairs, model.config.hidden_size, teacher, options.feature_transform)
     saved = Path(options.student or "") / _ALIGNMENT
     if options.student and saved.exists():
         _go_on(alignment, saved)
@@ -223,6 +260,11 @@ def _require_task(teacher: PreTrainedModel, text_set: TextSet, name: str) -> Non
 
 
 def _go_on(alignment: Alignment, saved: Path) -> None:
+    """Start from the maps of stage 1 where they are of the same shapes and of one transform."""
+    with safe_open(saved, "pt") as file:
+        transform = (file.metadata() or {}).get("transform", TRANSFORMS[0])
+    if transform != alignment.transform:
+        return
     weights = load_file(saved)
     mine = alignment.state_dict()
     if {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in mine.items()}:
@@ -231,6 +273,7 @@ def _go_on(alignment: Alignment, saved: Path) -> None:
 
 def _finish(run: Run, objective: Distillation, tokenizer: Any, command: str, text_set: Any, result: dict) -> dict:
     def save_alignment(folder: str) -> None:
-        save_file(objective.alignment.state_dict(), Path(folder) / _ALIGNMENT)
+        alignment = objective.alignment
+        save_file(alignment.state_dict(), Path(folder) / _ALIGNMENT, {"transform": alignment.transform})
 
     return finish(run, objective.model, tokenizer, command, text_set, result, save_alignment)

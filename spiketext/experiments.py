@@ -4,11 +4,12 @@
     split                    "test", or "validation" where a study chooses something
     against                  the row that the others are held against; the first teacher when left out
     energy                   count the energy of so many validation texts beside each accuracy
+    maps                     draw what so many texts look at in each row's model (SpikeBERT figure 4)
     points                   a CSV of published points for the picture of accuracy against energy
     [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
       from                   the row to start from or to read: its run, or EXPERIMENT:RUN
-      teacher, student       of kind distill: a row as in `from`, an experiment of stage 1
+      teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE
       grid                   lists of options: a row for each value, and a picture over them; a row with `from` and the
                              same grid goes on from the row at the same value
 
@@ -37,7 +38,7 @@ KINDS: dict[str, type | tuple[str, ...]] = {
     "evaluate": ("time_steps",),
     "energy": ("limit", "length"),
 }
-_TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "rows", "scales",
+_TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "maps", "rows", "scales",
         "pretrain"}  # fmt: skip
 _ROW = {"row", "kind", "run", "from", "teacher", "student", "paper", "cost_s", "options", "grid"}
 _DENSE = ("textcnn", "tailored-textcnn")
@@ -172,6 +173,12 @@ def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> tuple
     raise ValueError(f"{spec['path']}: row {row['row']!r} has no teacher; add a row of kind teacher or name one")
 
 
+def stage_one_of(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:
+    """The experiment of stage 1 that `student` of a row means: NAME, at the row's scale, or NAME:SCALE. As `read`."""
+    name, _, own = reference.partition(":")
+    return read(folder, name, own or scale)
+
+
 def against(spec: dict[str, Any]) -> str | None:
     """The name of the row that the others are held against."""
     teachers = [row["row"] for row in spec["rows"] if row["kind"] == "teacher"]
@@ -182,7 +189,10 @@ def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether a row's network has neurons that fire."""
     if row["kind"] in ("evaluate", "energy"):
         return is_spiking(folder, *find(folder, spec, row["from"], row))
-    return row["kind"] not in ("tfidf", "teacher") and row.get("options", {}).get("model") not in _DENSE
+    student = of_set(row.get("student"), sets_of(spec)[0])
+    asked = stage_one_of(folder, student, spec["at"])["pretrain"] if student else row.get("options", {})
+    dense = asked.get("model") in _DENSE or asked.get("preset") == "dense"
+    return row["kind"] not in ("tfidf", "teacher") and not dense
 
 
 def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[dict[str, Any]]:

@@ -18,11 +18,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext.checkpoints import label_names
+from spiketext.data import Split
 from spiketext.evaluation import model_inputs, rows_for, steps_of, texts_at_once
 from spiketext.models import SpikeBertForSequenceClassification
 from spiketext.neurons import LIF
 
 BINS = 10
+LEGIBLE = 16  # tokens of a text whose inside is shown, about
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ def look_inside(
         attention=_attention(model, inputs),
         logits=logits,
     )
+
+
+def legible(part: Split, tokenizer: PreTrainedTokenizerBase, rows: Sequence[int], count: int = 1) -> list[int]:
+    """Those of the first 200 rows whose texts are neither long nor short: nearest to LEGIBLE tokens, best first."""
+    chosen = rows[:200]
+    lengths = [len(tokenizer(part.texts[i], part.pairs[i] if part.pairs else None)["input_ids"]) for i in chosen]
+    order = np.argsort(np.abs(np.asarray(lengths) - LEGIBLE), kind="stable")
+    return [int(chosen[place]) for place in order[:count]]
 
 
 def _attention(model: PreTrainedModel, inputs: dict[str, Tensor]) -> np.ndarray | None:

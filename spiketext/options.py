@@ -71,12 +71,29 @@ class TeacherOptions(TrainingOptions, TaskOptions):
 
 
 @dataclass(frozen=True)
-class StudentOptions:
-    """What a spiking student looks like; ignored where the student is given as a folder."""
+class NeuronOptions:
+    """Constants of spiking neurons. A value left out is the preset's, or that of the model to start from."""
 
-    preset: str = _option("default", "default (ours), ternary, integer, signed, paper, authors-stage1 or authors-stage2")
+    beta: float | None = _option(None, "share of the membrane kept at a step (the preset's; spiking-textcnn 1)")
+    threshold: float | None = _option(None, "membrane at which a neuron fires (the preset's; spiking-textcnn 1)")
+
+
+@dataclass(frozen=True)
+class StudentOptions(NeuronOptions):
+    """What a student looks like; ignored where the student is given as a folder."""
+
+    preset: str = _option(
+        "default",
+        "default (ours), ternary, integer, signed, paper, authors-stage1, authors-stage2, or dense: a BERT, no spikes",
+    )
     layers: int = _option(0, "blocks; 0: as many as the teacher (6 without one)")
+    width: int = _option(0, "features of a token; 0: as many as the teacher (384 without one)")
+    heads: int = _option(
+        0, "attention heads, which divide the width; 0: heads as wide as the teacher's (32 without one)"
+    )
     time_steps: int = _option(0, "T; 0: the preset's")
+    attention_threshold: float | None = _option(None, "of the neurons in the attention (the preset's)")
+    alpha: float | None = _option(None, "scale of the surrogate gradient; larger is steeper (the preset's)")
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,7 @@ class RateOptions:
 
 
 @dataclass(frozen=True)
-class WordOptions:
+class WordOptions(NeuronOptions):
     """What a TextCNN looks like. A value left out is the default in brackets, or that of the model to start from."""
 
     vectors: str | None = _option(None, "file of word vectors (GloVe or word2vec text, .gz too), or random (random)")
@@ -97,8 +114,6 @@ class WordOptions:
     neurons_per_class: int | None = _option(None, "output neurons that vote for each class (textcnn 1, others 10)")
     dropout: float | None = _option(None, "share of the pooled features left out in training (0.5)")
     coding: str | None = _option(None, "of spiking-textcnn: poisson or deterministic input spikes (poisson)")
-    beta: float | None = _option(None, "of spiking-textcnn: share of the membrane kept at a step (1)")
-    threshold: float | None = _option(None, "of spiking-textcnn: membrane at which a neuron fires (1)")
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,9 @@ class DistillationOptions(RateOptions, StudentOptions, TrainingOptions):
     initialise: bool = _option(True, "start a new student from the teacher's weights where shapes allow")
     layer_map: str = _option("last", "last, first, or pairs student:teacher such as 1:2,2:4")
     feature_norm: str = _option("euclidean", "euclidean (eq. 6) or mse")
+    feature_transform: str = _option(
+        "sum-linear-norm", "what is done to a student's features: sum or mean over T, then linear or mlp, norm or none"
+    )
 
 
 @dataclass(frozen=True)

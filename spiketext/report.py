@@ -26,11 +26,10 @@ from spiketext.data import Split, TextSet
 from spiketext.energy import energy
 from spiketext.evaluation import labels_for, note_test_reading, read_split, scores
 from spiketext.figures import save
-from spiketext.insight import Reading, answers_by_step, calibration, confusion, look_inside
+from spiketext.insight import Reading, answers_by_step, calibration, confusion, legible, look_inside
 from spiketext.runs import read_json, write_whole
 
 SHOWN = 4  # examples of each kind
-LEGIBLE = 16  # tokens of the text whose inside is shown, about
 
 
 def report(
@@ -153,10 +152,7 @@ def _answers(names: Sequence[str], part: Split, labels: np.ndarray, logits: np.n
 def _legible(part: Split, logits: np.ndarray, labels: np.ndarray, tokenizer: Any, task: str) -> tuple[str, str | None]:
     """A text that is neither long nor short and, if there is one, rightly classified."""
     right = np.arange(len(part)) if task == "regression" else np.flatnonzero(logits.argmax(-1) == labels)
-    rows = right if len(right) else np.arange(len(part))
-    chosen = rows[:200]
-    lengths = [len(tokenizer(part.texts[i], part.pairs[i] if part.pairs else None)["input_ids"]) for i in chosen]
-    best = int(chosen[int(np.abs(np.asarray(lengths) - LEGIBLE).argmin())])
+    [best] = legible(part, tokenizer, right.tolist() or range(len(part)))
     return part.texts[best], part.pairs[best] if part.pairs else None
 
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from spiketext import conversion, distillation, published, training
 from spiketext.about import machine, versions
+from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
 from spiketext.datasets import BUILT_IN
 from spiketext.energy import energy, points
 from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
-from spiketext.experiments import KINDS, against, find, is_spiking, of_set, read, sets_of, teacher_of
+from spiketext.experiments import KINDS, against, find, is_spiking, of_set, read, sets_of, stage_one_of, teacher_of
 from spiketext.figures import accuracy_against_energy, line_curves
+from spiketext.figures import save as picture
+from spiketext.insight import legible, look_inside
 from spiketext.options import PretrainOptions
-from spiketext.results import ACCOUNTS, UNITS, packed, save, table
+from spiketext.portraits import attention_map
+from spiketext.results import ACCOUNTS, UNITS, packed, save, table, unpacked
 from spiketext.results import load as load_result
 
 STAGES: dict[str, Callable] = {
@@ -74,7 +78,7 @@ def reproduce(
                 _fill(cell, seed, outcome, time.monotonic() - started)
             save(folder, result, spec["at"])
     if before != result or any(not (folder / path).exists() for path in result["pictures"]):
-        result["pictures"] = _draw(folder, spec, result, say)
+        result["pictures"] = _draw(folder, spec, result, say, data_dir)
         save(folder, result, spec["at"])
     return {"json": result, "table": table(result)}
 
@@ -137,7 +141,7 @@ def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: flo
         cell["correct"] += [None] * missing + [packed(outcome["correct"])]
         cell["texts"] = len(outcome["correct"])
     cell["seeds"].append(seed)
-    cell["values"].append(None if value is None else round(value, 3))
+    cell["values"].append(None if value is None else round(value, 6 if cell["unit"] == "mJ" else 3))
     cell["wall_s"].append(round(outcome.get("wall_s", seconds), 1))
     cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", cell["split"] == "test"))
     diverged = not outcome or cell["status"] == "diverged"
@@ -159,7 +163,9 @@ def _run_row(
         scores = _known_scores(folder, spec, data, row, seed) or _in_units(evaluate(out, text_set, split))
         return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | _account(account)
     changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
-    scores = _in_units(evaluate(out, text_set, split, per_text=True, **changed)) | {"wall_s": trained["wall_s"]}
+    known = _known_scores(folder, spec, data, row, seed) if row["kind"] == "evaluate" and not asked else None
+    scores = known or _in_units(evaluate(out, text_set, split, per_text=True, **changed))
+    scores |= {"wall_s": trained["wall_s"]}
     if spec.get("energy"):
         account = energy(out, text_set, "validation", limit=spec["energy"], **changed)
         scores["parameters"] = trained["parameters"] * 1e-6
@@ -176,12 +182,15 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> 
     """What the result file of the row that this one reads says, so that test is not read again; None when nothing."""
     there, other = find(folder, spec, row["from"], row)
     saved = load_result(folder, there["name"], there["at"]) if there is not spec else None
+    known: dict[str, Any] = {}
     for cell in (saved or {"cells": []})["cells"]:
         same = (cell["row"], cell["column"]) == (other["row"], data) and cell["split"] == spec.get("split", "test")
-        if same and cell["metric"] not in UNITS and seed in cell["seeds"]:
-            value = cell["values"][cell["seeds"].index(seed)]
-            return {cell["metric"]: value, "test_reads": cell["test_reads"]}
-    return None
+        if same and seed in cell["seeds"]:
+            place = cell["seeds"].index(seed)
+            known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
+            if place < len(cell.get("correct", [])) and cell["correct"][place]:
+                known["correct"] = unpacked(cell["correct"][place], cell["texts"])
+    return known or None
 
 
 def _account(found: dict[str, Any]) -> dict[str, Any]:
@@ -238,16 +247,17 @@ def _train(
     return out, STAGES[row["kind"]](options(**asked, out=out))
 
 
-def stage_one(folder: Path, name: str, data_dir: str | None, scale: str | None = None) -> str:
-    """The folder of a stage-1 checkpoint, made first where it is not there: experiments/NAME.toml -> runs/NAME."""
-    asked = dict(read(folder, name, scale)["pretrain"])
+def stage_one(folder: Path, reference: str, data_dir: str | None, scale: str | None = None) -> str:
+    """The folder of a stage-1 checkpoint, made first where it is not there: runs/NAME, or runs/NAME-SCALE."""
+    spec = stage_one_of(folder, reference, scale)
+    asked = dict(spec["pretrain"])
     asked["corpus"] = ",".join(str(Path(data_dir or ".") / part) for part in asked["corpus"].split(","))
-    out = f"runs/{name}-{scale}" if scale else f"runs/{name}"
+    out = f"runs/{spec['name']}-{spec['at']}" if spec["at"] else f"runs/{spec['name']}"
     distillation.pretrain(PretrainOptions(**asked, out=out))
     return out
 
 
-def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say) -> list[str]:
+def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: str | None) -> list[str]:
     """Pictures of a result, as paths below the folder; what cannot be drawn is said and left out."""
     name = f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"]
     drawn = []
@@ -257,6 +267,7 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say) -> list[st
             path = f"figures/{name}-{data.replace('/', '-')}.png"
             if _draw_grid(cells, f"{name}, {data}", folder / path) or _draw_energy(folder, spec, cells, path):
                 drawn.append(path)
+            drawn += _draw_maps(folder, spec, data, cells, path, data_dir) if spec.get("maps") else []
     except ValueError as error:
         say(f"{name}: {error}")
     return drawn
@@ -280,15 +291,32 @@ def _draw_energy(folder: Path, spec: dict, cells: list[dict], path: str) -> bool
     found: dict[str, dict[str, float]] = {}
     for cell in cells:
         found.setdefault(cell["row"], {})[cell["metric"]] = _mean(cell)
-    mine = [{"name": row, "millijoules": values["v1"], "accuracy": values["accuracy"],
-             "kind": "spiking" if "density" in values else "dense"}
-            for row, values in found.items() if {"v1", "accuracy"} <= set(values)]  # fmt: skip
+    mine = [{"name": row, "millijoules": values.get("v1", values.get("energy")), "accuracy": values["accuracy"],
+             "kind": "spiking" if {"density", "firing_rate"} & set(values) else "dense"}
+            for row, values in found.items() if "accuracy" in values and {"v1", "energy"} & set(values)]  # fmt: skip
     if not mine:
         return False
     data = cells[0]["column"]
     others = points(str(folder / spec["points"])) if spec.get("points") and data == "sst2" else []
     accuracy_against_energy([*mine, *others], str(folder / path), f"{spec['name']}: {data}, formula of SpikeBERT v1")
     return True
+
+
+def _draw_maps(
+    folder: Path, spec: dict, data: str, cells: list[dict], path: str, data_dir: str | None
+) -> Iterator[str]:
+    """Attention of the rows' models, last block, last step, on validation texts that are neither long nor short."""
+    part = load(data, data_dir).splits["validation"]
+    done = {cell["row"] for cell in cells}
+    for row in (row for row in spec["rows"] if row["row"] in done):
+        out = _train(folder, spec, data, row, spec["seeds"][0], data_dir)[0]
+        network, tokenizer = load_classifier(out), load_tokenizer(out)
+        for place, number in enumerate(legible(part, tokenizer, range(len(part)), spec["maps"])):
+            inside = look_inside(network, tokenizer, part.texts[number], part.pairs[number] if part.pairs else None)
+            name = row.get("run") or row["from"].rpartition(":")[2]
+            where = path.replace(".png", f"-{place + 1}-{name}.png")
+            picture(attention_map(inside.tokens, inside.attention, row["row"]), str(folder / where))
+            yield where
 
 
 def _mean(cell: dict[str, Any]) -> float:

@@ -239,9 +239,10 @@ def _spread(cell: dict[str, Any] | None) -> str:
         return f"{len(values) - len(numbers)} of {len(values)} diverged"
     if values and not numbers:
         return "never"
+    shape = ".3g" if cell and cell["unit"] == "mJ" else ".2f"  # small networks take a thousandth of a large one
     if len(numbers) < 2:
-        return f"{numbers[0]:.2f}" if numbers else ""
-    return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
+        return f"{numbers[0]:{shape}}" if numbers else ""
+    return f"{statistics.mean(numbers):{shape}} ± {statistics.stdev(numbers):{shape}}"
 
 
 def results_page(folder: Path) -> str:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -21,11 +24,16 @@ from spiketext.data import TextSet, load
 from spiketext.evaluation import model_inputs
 from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, label_loss
-from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertModel
 from spiketext.options import DataOptions, StudentOptions, TaskOptions, TeacherOptions, TrainingOptions, TrainOptions
 from spiketext.rates import RateBudget
 from spiketext.runs import Run
 from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
+
+DENSE = "dense"  # the preset of a student without spikes
+_SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers", "max_position_embeddings",
+          "type_vocab_size", "layer_norm_eps", "vocab_size")  # fmt: skip
+_CONSTANTS = ("beta", "threshold", "attention_threshold", "alpha")
 
 
 class LabelObjective(nn.Module):
@@ -129,21 +137,53 @@ def class_weights(options: TaskOptions, text_set: TextSet) -> Tensor | None:
     return counts.sum() / (len(counts) * counts.float())
 
 
-def new_student(options: StudentOptions, tokenizer: PreTrainedTokenizerBase, teacher: Any = None) -> SpikeBertConfig:
-    """The config of a new student: the teacher's width, heads and feed-forward size, the preset's spiking."""
-    if options.preset not in PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {options.preset!r}")
+def new_student(
+    options: StudentOptions, tokenizer: PreTrainedTokenizerBase, teacher: Any = None
+) -> SpikeBertConfig | BertConfig:
+    """The config of a new student: spiking, or for the preset dense a BERT.
+
+    Sizes that are not asked for are the preset's or those of the teacher (its config); with another width a head stays
+    as wide as it was and the feed-forward keeps its ratio. Raises ValueError for an unknown preset and for constants
+    that its neurons do not have; as `SpikeBertConfig` for sizes and constants that do not fit together.
+    """
+    presets = PRESETS | {DENSE: {}}
+    if options.preset not in presets:
+        raise ValueError(f"preset: expected one of {', '.join(presets)}, got {options.preset!r}")
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if teacher is not None:
-        names = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers",
-                 "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "vocab_size")  # fmt: skip
-        sizes |= {name: getattr(teacher, name) for name in names if getattr(teacher, name, None) is not None}
-    sizes |= PRESETS[options.preset]
-    if options.layers:
-        sizes["num_hidden_layers"] = options.layers
-    if options.time_steps:
-        sizes["time_steps"] = options.time_steps
-    return SpikeBertConfig(**sizes)
+        sizes |= {name: getattr(teacher, name) for name in _SIZES if getattr(teacher, name, None) is not None}
+    sizes |= presets[options.preset]
+    config = SpikeBertConfig(**sizes)
+    config = SpikeBertConfig(**(sizes | _shape(options, config) | _constants(options, config)))
+    if options.preset != DENSE:
+        return config
+    return BertConfig(**{name: getattr(config, name) for name in ("pad_token_id", *_SIZES)})
+
+
+def _shape(options: StudentOptions, config: SpikeBertConfig) -> dict[str, int]:
+    width = options.width or config.hidden_size
+    return {
+        "hidden_size": width,
+        "num_attention_heads": options.heads or width * config.num_attention_heads // config.hidden_size,
+        "num_hidden_layers": options.layers or config.num_hidden_layers,
+        "intermediate_size": config.intermediate_size * width // config.hidden_size,
+    }
+
+
+def _constants(options: StudentOptions, config: SpikeBertConfig) -> dict[str, Any]:
+    """The constants of the neurons that were asked for."""
+    every = {name: getattr(options, name) for name in _CONSTANTS} | {"time_steps": options.time_steps or None}
+    asked = {name: value for name, value in every.items() if value is not None}
+    absent = every if options.preset == DENSE else ("beta", "alpha") if config.code == "integer" else ()
+    foreign = [f"--{name.replace('_', '-')}" for name in asked if name in absent]
+    if foreign:
+        raise ValueError(f"{', '.join(foreign)}: a student of preset {options.preset} has no such thing; leave it out")
+    return asked
+
+
+def new_encoder(config: SpikeBertConfig | BertConfig) -> PreTrainedModel:
+    """An encoder without weights of a head, so that stage 1 trains all there is."""
+    return BertModel(config, add_pooling_layer=False) if isinstance(config, BertConfig) else SpikeBertModel(config)
 
 
 def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
@@ -214,6 +254,6 @@ def train(options: TrainOptions) -> dict[str, Any]:
         tokenizer = checkpoints.load_tokenizer(options.tokenizer)
         config = new_student(options, tokenizer)
         config.update(label_settings(text_set))
-        return SpikeBertForSequenceClassification(config), tokenizer
+        return AutoModelForSequenceClassification.from_config(config), tokenizer
 
     return _learn_labels("train", options, build)

@@ -41,7 +41,7 @@ def test_the_rows_that_rows_start_from_exist(name):
         if row["kind"] == "distill":
             assert experiments.teacher_of(FOLDER, spec, row)[1]["kind"] == "teacher"
             student = experiments.of_set(row.get("student"), experiments.sets_of(spec)[0])
-            assert student is None or "pretrain" in experiments.read(FOLDER, student)
+            assert student is None or "pretrain" in experiments.stage_one_of(FOLDER, student, None)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -81,10 +81,12 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     Path("experiments").mkdir()
     Path("experiments/first.toml").write_text(
         f'title = "stage 1"\nscale = "2x32"\n[pretrain]\nteacher = "{tiny_teacher}"\ncorpus = "{corpus}"\n'
-        f"tokens = 300\nbatch_size = 16\n{small}"
+        f"tokens = 300\nbatch_size = 16\n{small}[scales.narrow.pretrain]\nwidth = 16\n"
     )
     teacher_row = '[[rows]]\nrow = "teacher"\nkind = "teacher"\nrun = "teacher"\n[rows.options]\n'
-    both = '[[rows]]\nrow = "both"\nkind = "distill"\nrun = "both"\nstudent = "first"\npaper = 85.39\ncost_s = 9\n'
+    both = (
+        '[[rows]]\nrow = "both"\nkind = "distill"\nrun = "both"\nstudent = "first:narrow"\npaper = 85.39\ncost_s = 9\n'
+    )
     rows = "\n".join(
         [
             '[[rows]]\nrow = "TF-IDF"\nkind = "tfidf"\ncost_s = 1',
@@ -109,6 +111,24 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     assert cells["both", "accuracy"]["paper"] == 85.39 and 0 < cells["both", "firing_rate"]["values"][0] < 60
     assert cells["both", "accuracy"]["test_reads"] == 1
     assert "| both |" in Path("experiments/RESULTS.md").read_text(encoding="utf-8")
+    assert json.loads(Path("runs/tiny/both-0/config.json").read_text())["hidden_size"] == 16
+    Path("experiments/look.toml").write_text(
+        'title = "l"\nscale = "1x16"\ndata = "demo"\nseeds = [0]\nenergy = 4\nmaps = 2\n'
+        '[[rows]]\nrow = "teacher"\nkind = "evaluate"\nfrom = "tiny:teacher"\n'
+        '[[rows]]\nrow = "both"\nkind = "evaluate"\nfrom = "tiny:both"\n'
+    )
+    look = reproduce.reproduce(folder, "look")["json"]
+    names = ["demo", *(f"demo-{text}-{row}" for row in ("teacher", "both") for text in (1, 2))]
+    assert look["pictures"] == [f"figures/look-{name}.png" for name in names]
+    assert all((folder / path).stat().st_size for path in look["pictures"])
+    found = {(cell["row"], cell["metric"]): cell for cell in look["cells"]}
+    for key in cells.keys() & found.keys():  # out of the result file: test is not read again
+        assert found[key]["values"] == cells[key]["values"] and found[key].get("correct") == cells[key].get("correct")
+    assert found["both", "energy"]["values"][0] > 0 and ("teacher", "firing_rate") not in found
+    assert len(Path("runs/tiny/both-0/test_reads.jsonl").read_text().splitlines()) == 1
+    shutil.rmtree("experiments/results/")
+    Path("experiments/look.toml").unlink()
+    results.save(folder, saved)
     again = reproduce.reproduce(folder, "tiny")
     assert again["json"]["cells"] == saved["cells"]  # nothing was run or read again
     for cell in saved["cells"]:  # the models are gone and a row is still to be run: its teacher is made again

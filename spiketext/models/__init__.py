@@ -2,12 +2,12 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from spiketext.models.initialise import initialise_from_teacher
 from spiketext.models.spikebert import (
     PRESETS,
     SpikeBertConfig,
     SpikeBertForSequenceClassification,
     SpikeBertModel,
-    initialise_from_teacher,
 )
 from spiketext.models.spiking_textcnn import (
     SpikingTextCnnConfig,
