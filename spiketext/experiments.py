@@ -9,11 +9,15 @@
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
       from                   the row to start from or to read: its run, or EXPERIMENT:RUN
       teacher, student       of kind distill: a row as in `from`, an experiment of stage 1
+      encoder                an experiment with [mlm], in place of a teacher's model or of the tokenizer of kind train
       grid                   lists of options: a row for each value, and a picture over them; a row with `from` and the
                              same grid goes on from the row at the same value
 
-In `paper`, `cost_s`, `student` and every option a table stands for one value for each data set; `cost_s` may be a list
-along the grid.
+An experiment without rows trains on unlabelled text: [pretrain] holds the options of stage 1, whose teacher `encoder`
+may name; [mlm] those of an encoder.
+
+In `paper`, `cost_s`, `student`, `encoder` and every option a table stands for one value for each data set; `cost_s`
+may be a list along the grid.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from spiketext import results
-from spiketext.options import ConvertOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.options import ConvertOptions, DistillOptions, MlmOptions, PretrainOptions, TeacherOptions, TrainOptions
 
 KINDS: dict[str, type | tuple[str, ...]] = {
     "tfidf": (),
@@ -38,8 +42,9 @@ KINDS: dict[str, type | tuple[str, ...]] = {
     "energy": ("limit", "length"),
 }
 _TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "rows", "scales",
-        "pretrain"}  # fmt: skip
-_ROW = {"row", "kind", "run", "from", "teacher", "student", "paper", "cost_s", "options", "grid"}
+        "pretrain", "mlm", "encoder"}  # fmt: skip
+_ROW = {"row", "kind", "run", "from", "teacher", "student", "encoder", "paper", "cost_s", "options", "grid"}
+UNLABELLED = {"pretrain": PretrainOptions, "mlm": MlmOptions}
 _DENSE = ("textcnn", "tailored-textcnn")
 
 
@@ -71,7 +76,8 @@ def read(folder: Path, name: str, scale: str | None = None) -> dict[str, Any]:
     spec["rows"] = [one for row in spec.get("rows", []) for one in _expand(row)]
     for row in spec["rows"]:
         _require(path, row["kind"], set(row.get("options", {})), _known(KINDS[row["kind"]]))
-    _require(path, "pretrain", set(spec.get("pretrain", {})), _known(PretrainOptions))
+    for stage, options in UNLABELLED.items():
+        _require(path, stage, set(spec.get(stage, {})), _known(options))
     return spec
 
 
@@ -93,13 +99,13 @@ def _rescale(spec: dict[str, Any], path: Path) -> None:
     if spec["at"] not in scales:
         raise ValueError(f"{path}: no scale {spec['at']!r}; expected {', '.join([spec['scale'], *scales])}")
     changes = scales[spec["at"]]
-    _require(path, f"scale {spec['at']}", set(changes), {"cost", "pretrain", *KINDS})
+    _require(path, f"scale {spec['at']}", set(changes), {"cost", *UNLABELLED, *KINDS})
     spec["scale"] = spec["at"]
     for row in spec.get("rows", []):
         row["options"] = row.get("options", {}) | changes.get(row["kind"], {})
         row["cost_s"] = _times(row.get("cost_s"), changes.get("cost", 1))
-    if "pretrain" in spec:
-        spec["pretrain"] |= changes.get("pretrain", {})
+    for stage in UNLABELLED.keys() & spec.keys():
+        spec[stage] |= changes.get(stage, {})
 
 
 def _times(cost: Any, factor: float) -> Any:

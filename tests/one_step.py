@@ -35,7 +35,9 @@ def step(teacher_folder: str, out: str) -> None:
     alignment = Alignment([(1, 1), (2, 2)], config.hidden_size, teacher)
     objective = Distillation(model, teacher.double(), tokenizer, alignment, options).double()
     objective.class_weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    augment = Augmenter(text_set.splits["train"].texts, "[MASK]", lambda text: [Word(w, None, " ") for w in text.split()])
+    augment = Augmenter(
+        text_set.splits["train"].texts, "[MASK]", lambda text: [Word(w, None, " ") for w in text.split()]
+    )
     rows = rows_of(text_set, "train", tokenizer, 64, augment=augment, copies=1)
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     parts = BATCH // MICRO // processes.processes()
