@@ -17,6 +17,7 @@ _HOMES = {
         "AttackOptions",
         "ConvertOptions",
         "DistillOptions",
+        "MlmOptions",
         "PretrainOptions",
         "TeacherOptions",
         "TrainOptions",
@@ -34,6 +35,7 @@ _HOMES = {
 _STAGES = {
     "teacher": ("spiketext.training", "TeacherOptions"),
     "train": ("spiketext.training", "TrainOptions"),
+    "mlm": ("spiketext.maskedlm", "MlmOptions"),
     "pretrain": ("spiketext.distillation", "PretrainOptions"),
     "distill": ("spiketext.distillation", "DistillOptions"),
     "convert": ("spiketext.conversion", "ConvertOptions"),

@@ -9,17 +9,29 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NamedTuple
 
 Tagger = Callable[[list[str]], list[str]]
+
+
+class Word(NamedTuple):
+    """A word of a text, its part of speech (None: not known) and the blanks that follow it."""
+
+    text: str
+    tag: str | None
+    after: str
+
+
+Reader = Callable[[str], list[Word]]  # a text -> its words
 
 
 class Augmenter:
     """Texts of a training set -> variants of them. The same key always gives the same variant.
 
-    texts fill the pool of replacement words; mask_token is the tokenizer's; tagger gives the part of speech of each
-    word, None leaves replacement out.
+    texts fill the pool of replacement words; mask_token is the tokenizer's; read gives the words of a text, of which
+    only those with a part of speech are replaced.
     Raises ValueError for probabilities outside 0..1 or p_mask + p_pos above 1.
     """
 
@@ -27,7 +39,7 @@ class Augmenter:
         self,
         texts: Iterable[str],
         mask_token: str,
-        tagger: Tagger | None,
+        read: Reader,
         p_mask: float = 0.1,
         p_pos: float = 0.1,
         p_ngram: float = 0.25,
@@ -37,39 +49,46 @@ class Augmenter:
                 f"augmentation: expected p_mask, p_pos, p_ngram in 0..1 with p_mask + p_pos up to 1, got {p_mask}, "
                 f"{p_pos}, {p_ngram}"
             )
-        self.mask_token, self.tagger = mask_token, tagger
+        self.mask_token = mask_token
         self.p_mask, self.p_pos, self.p_ngram = p_mask, p_pos, p_ngram
-        self.tags: dict[str, list[str]] = {}  # text -> the tag of each word
-        self.pool: dict[str, list[str]] = {}  # tag -> words, as often as they occur
-        if tagger is not None:
-            pool = defaultdict(list)
-            for text in texts:
-                words = text.split()
-                self.tags[text] = tagger(words)
-                for word, tag in zip(words, self.tags[text], strict=True):
-                    pool[tag].append(word)
-            self.pool = dict(pool)
+        self.read = cache(read)  # a tagger is slow, and each text is asked for in every epoch
+        pool = defaultdict(list)
+        for text in texts:
+            for word in self.read(text):
+                if word.tag is not None:
+                    pool[word.tag].append(word.text)
+        self.pool = dict(pool)  # tag -> words, as often as they occur
 
     def __call__(self, text: str, key: tuple, ngram: bool = True) -> str:
         """One variant of a text; ngram=False (pairs) never cuts it. A text that would become empty stays as it is."""
         draw = random.Random(repr(key))
-        words = text.split()
-        tags: Sequence[str | None] = self.tags.get(text) or [None] * len(words)
-        changed = [self._replace(word, tag, draw) for word, tag in zip(words, tags, strict=True)]
+        changed = [self._replace(word, draw) + word.after for word in self.read(text)]
         if ngram and changed and draw.random() < self.p_ngram:
             size = min(draw.randint(1, 5), len(changed))
             start = draw.randint(0, len(changed) - size)
             changed = changed[start : start + size]
-        return " ".join(changed) or text
+        return "".join(changed).rstrip() or text
 
-    def _replace(self, word: str, tag: str | None, draw: random.Random) -> str:
+    def _replace(self, word: Word, draw: random.Random) -> str:
         u, choice = draw.random(), draw.random()
         if u < self.p_mask:
             return self.mask_token
-        if u < self.p_mask + self.p_pos and tag in self.pool:
-            words = self.pool[tag]
+        if u < self.p_mask + self.p_pos and word.tag in self.pool:
+            words = self.pool[word.tag]
             return words[int(choice * len(words))]
-        return word
+        return word.text
+
+
+def english_reader(data_dir: str | None = None) -> Reader:
+    """Words between blanks, with NLTK's part of speech where its tagger's data are installed (`english_tagger`)."""
+    tagger = english_tagger(data_dir)
+
+    def read(text: str) -> list[Word]:
+        words = text.split()
+        tags = tagger(words) if tagger else [None] * len(words)
+        return [Word(word, tag, " ") for word, tag in zip(words, tags, strict=True)]
+
+    return read
 
 
 def english_tagger(data_dir: str | None = None) -> Tagger | None:

@@ -13,6 +13,12 @@ from torch.utils.data import Dataset, Sampler
 Variant = Callable[[str, tuple, bool], str]
 
 
+def padded(rows: list[dict[str, Any]], name: str, fill: int) -> Tensor:
+    """A list of numbers in each row -> a tensor [B, L], filled up to the longest."""
+    longest = max(len(row[name]) for row in rows)
+    return torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
+
+
 class Rows(Dataset):
     """What a training reads: an index is (epoch, row), `lengths` are in tokens, `pad` is the id that fills a batch.
 
@@ -27,16 +33,11 @@ class Rows(Dataset):
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Rows -> input_ids, attention_mask, token_type_ids [B, L], labels [B], gold [B]."""
-        longest = max(len(row["input_ids"]) for row in rows)
-
-        def padded(name: str, fill: int) -> Tensor:
-            return torch.tensor([row[name] + [fill] * (longest - len(row[name])) for row in rows])
-
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         return {
-            "input_ids": padded("input_ids", self.pad),
-            "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-            "token_type_ids": padded("token_type_ids", 0),
+            "input_ids": padded(rows, "input_ids", self.pad),
+            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+            "token_type_ids": padded(rows, "token_type_ids", 0),
             "labels": torch.tensor([row["labels"] for row in rows]),
             "gold": torch.tensor([row["gold"] for row in rows]),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -64,6 +66,32 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def new_tokenizer(vocabulary: str) -> PreTrainedTokenizerBase:
+    """A BERT tokenizer of a file of WordPieces, one a line, whose number is its id. Chinese characters stand alone.
+
+    Texts are lower-cased, accents dropped, unless a piece of letters has a capital. At most 512 tokens.
+    Raises FileNotFoundError; ValueError for a file that is not UTF-8, lacks a special piece or has a piece twice.
+    """
+    path = Path(vocabulary)
+    if not path.is_file():
+        raise FileNotFoundError(f"vocabulary {vocabulary}: no such file; expected WordPieces, one a line")
+    try:
+        pieces = [line.removesuffix("\r") for line in path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"vocabulary {path}: byte {error.start} is not UTF-8; convert the file first") from None
+    missing = [piece for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if piece not in pieces]
+    if missing:
+        raise ValueError(f"vocabulary {path}: no {', '.join(missing)} among its {len(pieces)} lines; add them")
+    if twice := next((piece for piece, count in Counter(pieces).items() if count > 1), None):
+        raise ValueError(
+            f"vocabulary {path}: {twice!r} stands in two lines, expected every piece once; its line is its id"
+        )
+    letters = [piece for piece in pieces if piece.removeprefix("##").isalpha()]
+    lower = all(piece == piece.lower() for piece in letters)
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    return BertTokenizer(vocab=ids, do_lower_case=lower, model_max_length=512)
+
+
 def load_encoder(name: str) -> PreTrainedModel:
     """An encoder without a head. Raises ValueError when the folder or name holds no readable model."""
     return _load(name, "encoder")[0]
@@ -94,6 +122,18 @@ def load_masked_lm(name: str) -> PreTrainedModel:
             "model (bert-base-uncased, or the folder of spiketext mlm)"
         )
     return model
+
+
+def masked_lm_for_training(name: str) -> tuple[PreTrainedModel, bool]:
+    """A masked language model, and whether its head is new because the encoder came without one.
+
+    Raises ValueError when it cannot be read or weights of the encoder are missing.
+    """
+    model, info = _load(name, "masked")
+    encoder = sorted(key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}."))
+    if encoder:
+        raise ValueError(f"model {name}: {len(encoder)} weights are missing, first {encoder[0]}; expected an encoder")
+    return model, bool(info["missing_keys"])
 
 
 def load_for_training(name: str, **changes: Any) -> PreTrainedModel:

@@ -18,6 +18,7 @@ from spiketext.options import (
     ConvertOptions,
     DataOptions,
     DistillOptions,
+    MlmOptions,
     PretrainOptions,
     TeacherOptions,
     TrainOptions,
@@ -26,6 +27,8 @@ from spiketext.options import (
 STAGES: dict[str, tuple[str, type, str, str]] = {
     "teacher": ("training", TeacherOptions, "fine-tune a BERT-type teacher on labelled texts",
                 "spiketext teacher --data reviews.csv --model minilm --out runs/teacher"),
+    "mlm": ("maskedlm", MlmOptions, "train an encoder to find hidden tokens of unlabelled text",
+            "spiketext mlm --corpus texts/ --vocab vocab.txt --tokens 8000000 --out runs/encoder"),
     "pretrain": ("distillation", PretrainOptions, "stage 1: learn a teacher's features from unlabelled text",
                  "spiketext pretrain --teacher minilm --corpus texts/ --tokens 1000000 --out runs/stage1"),
     "distill": ("distillation", DistillOptions, "stage 2: learn a task from its teacher",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from transformers import (
 )
 
 from spiketext import checkpoints
-from spiketext.augmentation import Augmenter, english_tagger
+from spiketext.augmentation import Augmenter, english_reader
 from spiketext.data import TextSet
-from spiketext.evaluation import model_inputs
+from spiketext.evaluation import model_inputs, scores
 from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
@@ -38,6 +39,7 @@ from spiketext.training import (
     read,
     rows_of,
 )
+from spiketext.words import chinese_reader, language_of
 
 Pairs = list[tuple[int, int]]
 TRANSFORMS = tuple(
@@ -165,8 +167,6 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     run = Run("pretrain", options)
     if run.result is not None:
         return run.result
-    if options.truncation != "head":
-        raise ValueError(f"truncation: stage 1 keeps the head of a sentence, got {options.truncation!r}; leave it out")
     prepare(options)
     teacher, tokenizer = checkpoints.load_encoder(options.teacher), checkpoints.load_tokenizer(options.teacher)
     config = new_student(options, tokenizer, teacher.config)
@@ -221,9 +221,10 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     keep_reading(model, options)
     objective = Distillation(model, teacher, tokenizer, alignment, options)
     objective.class_weights = class_weights(options, text_set)
-    result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
+    measure = partial(scores, text_set.task)
+    result = fit(objective, rows, validation, options, run, measure, text_set.metric)
     result |= {"layer_map": pairs, "initialised_tensors": copied, "stage1": options.student,
-               "part_of_speech": bool(augment and augment.tagger)}  # fmt: skip
+               "part_of_speech": bool(augment and augment.pool)}  # fmt: skip
     return _finish(run, objective, tokenizer, "distill", text_set, result)
 
 
@@ -242,11 +243,12 @@ def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: 
 
 
 def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Augmenter | None:
-    """The augmentation of stage 2; None when no copies are asked for."""
+    """The augmentation of stage 2, with words of the texts' language; None when no copies are asked for."""
     if not options.copies:
         return None
     mask = tokenizer.mask_token or tokenizer.unk_token
-    return Augmenter(texts, mask, english_tagger(options.data_dir), options.p_mask, options.p_pos, options.p_ngram)
+    read = chinese_reader() if language_of(texts) == "chinese" else english_reader(options.data_dir)
+    return Augmenter(texts, mask, read, options.p_mask, options.p_pos, options.p_ngram)
 
 
 def _require_task(teacher: PreTrainedModel, text_set: TextSet, name: str) -> None:

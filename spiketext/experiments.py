@@ -10,11 +10,15 @@
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
       from                   the row to start from or to read: its run, or EXPERIMENT:RUN
       teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE
+      encoder                an experiment with [mlm], in place of a teacher's model or of the tokenizer of kind train
       grid                   lists of options: a row for each value, and a picture over them; a row with `from` and the
                              same grid goes on from the row at the same value
 
-In `paper`, `cost_s`, `student` and every option a table stands for one value for each data set; `cost_s` may be a list
-along the grid.
+An experiment without rows trains on unlabelled text: [pretrain] holds the options of stage 1, whose teacher `encoder`
+may name; [mlm] those of an encoder.
+
+In `paper`, `cost_s`, `student`, `encoder` and every option a table stands for one value for each data set; `cost_s`
+may be a list along the grid.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from spiketext import results
-from spiketext.options import ConvertOptions, DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.options import ConvertOptions, DistillOptions, MlmOptions, PretrainOptions, TeacherOptions, TrainOptions
 
 KINDS: dict[str, type | tuple[str, ...]] = {
     "tfidf": (),
@@ -39,8 +43,9 @@ KINDS: dict[str, type | tuple[str, ...]] = {
     "energy": ("limit", "length"),
 }
 _TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "maps", "rows", "scales",
-        "pretrain"}  # fmt: skip
-_ROW = {"row", "kind", "run", "from", "teacher", "student", "paper", "cost_s", "options", "grid"}
+        "pretrain", "mlm", "encoder"}  # fmt: skip
+_ROW = {"row", "kind", "run", "from", "teacher", "student", "encoder", "paper", "cost_s", "options", "grid"}
+UNLABELLED = {"pretrain": PretrainOptions, "mlm": MlmOptions}
 _DENSE = ("textcnn", "tailored-textcnn")
 
 
@@ -72,7 +77,8 @@ def read(folder: Path, name: str, scale: str | None = None) -> dict[str, Any]:
     spec["rows"] = [one for row in spec.get("rows", []) for one in _expand(row)]
     for row in spec["rows"]:
         _require(path, row["kind"], set(row.get("options", {})), _known(KINDS[row["kind"]]))
-    _require(path, "pretrain", set(spec.get("pretrain", {})), _known(PretrainOptions))
+    for stage, options in UNLABELLED.items():
+        _require(path, stage, set(spec.get(stage, {})), _known(options))
     return spec
 
 
@@ -94,13 +100,13 @@ def _rescale(spec: dict[str, Any], path: Path) -> None:
     if spec["at"] not in scales:
         raise ValueError(f"{path}: no scale {spec['at']!r}; expected {', '.join([spec['scale'], *scales])}")
     changes = scales[spec["at"]]
-    _require(path, f"scale {spec['at']}", set(changes), {"cost", "pretrain", *KINDS})
+    _require(path, f"scale {spec['at']}", set(changes), {"cost", *UNLABELLED, *KINDS})
     spec["scale"] = spec["at"]
     for row in spec.get("rows", []):
         row["options"] = row.get("options", {}) | changes.get(row["kind"], {})
         row["cost_s"] = _times(row.get("cost_s"), changes.get("cost", 1))
-    if "pretrain" in spec:
-        spec["pretrain"] |= changes.get("pretrain", {})
+    for stage in UNLABELLED.keys() & spec.keys():
+        spec[stage] |= changes.get(stage, {})
 
 
 def _times(cost: Any, factor: float) -> Any:
@@ -173,8 +179,8 @@ def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> tuple
     raise ValueError(f"{spec['path']}: row {row['row']!r} has no teacher; add a row of kind teacher or name one")
 
 
-def stage_one_of(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:
-    """The experiment of stage 1 that `student` of a row means: NAME, at the row's scale, or NAME:SCALE. As `read`."""
+def unlabelled_of(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:
+    """The experiment without rows that `student` or `encoder` means, NAME or NAME:SCALE; errors as `read`."""
     name, _, own = reference.partition(":")
     return read(folder, name, own or scale)
 
@@ -190,7 +196,7 @@ def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
     if row["kind"] in ("evaluate", "energy"):
         return is_spiking(folder, *find(folder, spec, row["from"], row))
     student = of_set(row.get("student"), sets_of(spec)[0])
-    asked = stage_one_of(folder, student, spec["at"])["pretrain"] if student else row.get("options", {})
+    asked = unlabelled_of(folder, student, spec["at"])["pretrain"] if student else row.get("options", {})
     dense = asked.get("model") in _DENSE or asked.get("preset") == "dense"
     return row["kind"] not in ("tfidf", "teacher") and not dense
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
@@ -18,10 +20,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from spiketext.batching import EvaluationOrder, LengthBuckets, Rows, TextRows
 from spiketext.callbacks import AfterStep, Clock, EarlyStop, LossBar
-from spiketext.evaluation import Diverged, scores
+from spiketext.evaluation import Diverged
 from spiketext.options import TrainingOptions
 from spiketext.processes import processes, require_all, share_out, totals
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
+
+Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # answers [N, ...], labels [N] -> scores by name
 
 
 class ObjectiveTrainer(Trainer):
@@ -77,12 +81,13 @@ class ObjectiveTrainer(Trainer):
         return (loss, logits) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, logits and labels of a validation batch."""
+        """Loss, logits and labels of a validation batch; no loss where the scores hold a better one (`fit`)."""
         with torch.no_grad():
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 loss, logits = self.compute_loss(model, inputs, return_outputs=True)
-        return loss.detach(), None if logits is None else logits.float(), inputs["labels"]
+        scored = self.compute_metrics is not None and not self.args.load_best_model_at_end
+        return None if scored else loss.detach(), None if logits is None else logits.float(), inputs["labels"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term since the last line."""
@@ -92,6 +97,14 @@ class ObjectiveTrainer(Trainer):
             logs |= dict(zip(self.sums, means, strict=True))
             self.sums, self.counted = {}, 0
         super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Safetensors takes no weight of two names, such as a word embedding that is a head's too: a copy for each."""
+        assert self.model is not None
+        state = state_dict or self.model.state_dict()
+        first = {weight.data_ptr(): name for name, weight in reversed(state.items())}
+        copied = {name: w if first[w.data_ptr()] == name else w.clone() for name, w in state.items()}
+        super()._save(output_dir, copied)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -108,11 +121,13 @@ def fit(
     validation: Rows,
     options: TrainingOptions,
     run: Run,
-    task: str | None = None,
+    measure: Measure | None = None,
     metric: str | None = None,
 ) -> dict[str, Any]:
     """Train an objective; with a metric, keep the best validation and stop early. Resumes from the run's checkpoint.
 
+    measure scores the objective's answers on validation, metric is one of its scores. Without a metric the scores hold
+    the loss, which is then exact and not the mean of the batches' means.
     A step reads options.batch_size texts, whatever the micro-batches and processes (`torchrun`) that share them.
     Returns steps, seconds, processes, validation scores and, of labelled texts, those that were cut ("n of N").
     Raises ValueError for a batch that cannot be shared out, Diverged when a weight is no number at the end.
@@ -166,7 +181,7 @@ def fit(
         model=objective,
         args=arguments,
         callbacks=callbacks,
-        compute_metrics=None if task is None else lambda seen: scores(task, seen.predictions, seen.label_ids),
+        compute_metrics=None if measure is None else lambda seen: measure(seen.predictions, seen.label_ids),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=run.checkpoint())

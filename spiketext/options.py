@@ -141,19 +141,37 @@ class DistillationOptions(RateOptions, StudentOptions, TrainingOptions):
 
 
 @dataclass(frozen=True)
-class PretrainOptions(DistillationOptions):
-    """Stage 1: imitate the features of a teacher on unlabelled text."""
+class CorpusOptions(TrainingOptions):
+    """How unlabelled text is read and learned."""
 
     corpus: str = _option("", "files and folders of text, separated by commas; .gz and .tar.gz too")
     tokens: int = _option(2_000_000, "how many tokens of the corpus to read")
     epochs: float = _option(1.0, "passes over those tokens")
-    batch_size: int = _option(128, "texts in one optimiser step")
     learning_rate: float = _option(5e-4, "peak, after the warm-up")
+    evals_per_epoch: int = _option(10, "validations (and checkpoints) in each epoch")
+
+
+@dataclass(frozen=True)
+class MlmOptions(StudentOptions, CorpusOptions):
+    """Train an encoder, dense or spiking, to find the tokens that were hidden from it in unlabelled text."""
+
+    model: str | None = _option(None, "encoder to start from: minilm, a Hugging Face name or a folder; else a new one")
+    vocab: str | None = _option(None, "of a new network: file of WordPieces, one a line; it says what is lower-cased")
+    spiking: bool = _option(False, "train a spiking network; with a dense --model it starts from its weights")
+    width: int = _option(384, "of a new network: features of a token; it has a head for each 32 of them")
+    hidden: float = _option(0.15, "share of the tokens of a passage that are to be found")
+    batch_size: int = _option(64, "passages in one optimiser step")
+
+
+@dataclass(frozen=True)
+class PretrainOptions(CorpusOptions, DistillationOptions):
+    """Stage 1: imitate the features of a teacher on unlabelled text."""
+
+    batch_size: int = _option(128, "texts in one optimiser step")
     max_length: int = _option(64, "tokens kept of a sentence")
     pairs: bool = _option(False, "read two consecutive sentences of the corpus as a pair of texts")
     feature_weight: float = _option(1.0, "sigma 1 of eq. 7")
     embedding_weight: float = _option(1.0, "sigma 2 of eq. 7")
-    evals_per_epoch: int = _option(10, "validations (and checkpoints) in each epoch")
 
 
 @dataclass(frozen=True)

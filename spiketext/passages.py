@@ -129,8 +129,10 @@ def passages(
     """The passages of a run: `draw`n from options.corpus the first time, as they were when the run is resumed.
 
     Up to 500 of them, a twentieth at most, are held out for validation. Raises as `sentences`, and ValueError for a
-    corpus of fewer than two passages.
+    corpus of fewer than two passages or tails of them.
     """
+    if options.truncation != "head":
+        raise ValueError(f"truncation: a passage of a corpus keeps its head, got {options.truncation!r}; leave it out")
     folder = run.out / CHECKPOINTS / "corpus"
     if folder.exists():
         file = TokenFile(folder)

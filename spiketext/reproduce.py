@@ -12,18 +12,28 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiketext import conversion, distillation, published, training
+from spiketext import conversion, distillation, maskedlm, published, training
 from spiketext.about import machine, versions
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
 from spiketext.datasets import BUILT_IN
 from spiketext.energy import energy, points
 from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
-from spiketext.experiments import KINDS, against, find, is_spiking, of_set, read, sets_of, stage_one_of, teacher_of
+from spiketext.experiments import (
+    KINDS,
+    UNLABELLED,
+    against,
+    find,
+    is_spiking,
+    of_set,
+    read,
+    sets_of,
+    teacher_of,
+    unlabelled_of,
+)
 from spiketext.figures import accuracy_against_energy, line_curves
 from spiketext.figures import save as picture
 from spiketext.insight import legible, look_inside
-from spiketext.options import PretrainOptions
 from spiketext.portraits import attention_map
 from spiketext.results import ACCOUNTS, UNITS, packed, save, table, unpacked
 from spiketext.results import load as load_result
@@ -33,6 +43,8 @@ STAGES: dict[str, Callable] = {
     "train": training.train,
     "distill": distillation.distill,
     "convert": conversion.convert,
+    "pretrain": distillation.pretrain,
+    "mlm": maskedlm.mlm,
 }
 _METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
 Say = Callable[[str], None]
@@ -240,20 +252,30 @@ def _train(
         asked["teacher"] = made(teacher_of(folder, spec, row))[0]
         student = of_set(row.get("student"), data)
         if student:
-            asked["student"] = stage_one(folder, student, data_dir, spec["at"])
+            asked["student"] = unlabelled(folder, student, data_dir, spec["at"])
+    encoder, reads = of_set(row.get("encoder"), data), "tokenizer" if row["kind"] == "train" else "model"
+    if encoder and reads not in asked:
+        asked[reads] = unlabelled(folder, encoder, data_dir, spec["at"])
     root = Path("runs") / (f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"])
     root /= data.replace("/", "-") if isinstance(spec["data"], list) else ""
     out = str(root / f"{row['run']}-{seed}")
     return out, STAGES[row["kind"]](options(**asked, out=out))
 
 
-def stage_one(folder: Path, reference: str, data_dir: str | None, scale: str | None = None) -> str:
-    """The folder of a stage-1 checkpoint, made first where it is not there: runs/NAME, or runs/NAME-SCALE."""
-    spec = stage_one_of(folder, reference, scale)
-    asked = dict(spec["pretrain"])
-    asked["corpus"] = ",".join(str(Path(data_dir or ".") / part) for part in asked["corpus"].split(","))
+def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | None = None) -> str:
+    """The folder of a network trained on unlabelled text: experiments/NAME.toml -> runs/NAME, or runs/NAME-SCALE.
+
+    It is made first where it is not there, after the encoder that is its teacher.
+    """
+    spec = unlabelled_of(folder, reference, scale)
+    [stage] = UNLABELLED.keys() & spec.keys()
+    asked = dict(spec[stage])
+    if "encoder" in spec and "teacher" not in asked:
+        asked["teacher"] = unlabelled(folder, spec["encoder"], data_dir, spec["at"])
+    for key in asked.keys() & {"corpus", "vocab"}:
+        asked[key] = ",".join(str(Path(data_dir or ".") / part) for part in asked[key].split(","))
     out = f"runs/{spec['name']}-{spec['at']}" if spec["at"] else f"runs/{spec['name']}"
-    distillation.pretrain(PretrainOptions(**asked, out=out))
+    STAGES[stage](UNLABELLED[stage](**asked, out=out))
     return out
 
 

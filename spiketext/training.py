@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import (
 from spiketext import checkpoints
 from spiketext.batching import TextRows
 from spiketext.data import TextSet, load
-from spiketext.evaluation import model_inputs
+from spiketext.evaluation import model_inputs, scores
 from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertModel
@@ -199,7 +200,7 @@ def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
     )
     keep_reading(model, options)
     objective = LabelObjective(model, tokenizer, options, class_weights(options, text_set))
-    result = fit(objective, rows, validation, options, run, text_set.task, text_set.metric)
+    result = fit(objective, rows, validation, options, run, partial(scores, text_set.task), text_set.metric)
     return finish(run, model, tokenizer, command, text_set, result)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizer
 
+from spiketext.augmentation import Reader, Word
 from spiketext.vectors import read_vectors
 
 LANGUAGES = ("english", "chinese")
@@ -51,6 +52,29 @@ def _jieba() -> Any:
     segmenter.FREQ, segmenter.total = segmenter.gen_pfdict(segmenter.get_dict_file())
     segmenter.initialized = True
     return segmenter
+
+
+@cache
+def chinese_reader() -> Reader:
+    """jieba's words and parts of speech; blanks are no words, and a text without blanks has none between its words.
+
+    Raises FileNotFoundError when jieba is not installed.
+    """
+    jieba = _jieba()
+    from jieba.posseg import POSTokenizer
+
+    tagger = POSTokenizer(jieba)
+
+    def read(text: str) -> list[Word]:
+        found: list[Word] = []
+        for text_of, tag in tagger.cut(text):
+            if not text_of.isspace():
+                found.append(Word(text_of, tag, ""))
+            elif found:
+                found[-1] = found[-1]._replace(after=found[-1].after + text_of)
+        return found
+
+    return read
 
 
 def language_of(texts: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from spiketext import checkpoints, processes
-from spiketext.augmentation import Augmenter
+from spiketext.augmentation import Augmenter, Word
 from spiketext.data import load
 from spiketext.distillation import Alignment, Distillation
 from spiketext.fitting import ObjectiveTrainer
@@ -35,7 +35,9 @@ def step(teacher_folder: str, out: str) -> None:
     alignment = Alignment([(1, 1), (2, 2)], config.hidden_size, teacher)
     objective = Distillation(model, teacher.double(), tokenizer, alignment, options).double()
     objective.class_weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    augment = Augmenter(text_set.splits["train"].texts, "[MASK]", None)
+    augment = Augmenter(
+        text_set.splits["train"].texts, "[MASK]", lambda text: [Word(w, None, " ") for w in text.split()]
+    )
     rows = rows_of(text_set, "train", tokenizer, 64, augment=augment, copies=1)
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     parts = BATCH // MICRO // processes.processes()

@@ -40,8 +40,11 @@ def test_the_rows_that_rows_start_from_exist(name):
             )
         if row["kind"] == "distill":
             assert experiments.teacher_of(FOLDER, spec, row)[1]["kind"] == "teacher"
-            student = experiments.of_set(row.get("student"), experiments.sets_of(spec)[0])
-            assert student is None or "pretrain" in experiments.stage_one_of(FOLDER, student, None)
+        for data in experiments.sets_of(spec):
+            for key, stage in (("student", "pretrain"), ("encoder", "mlm")):
+                name = experiments.of_set(row.get(key), data)
+                assert name is None or stage in experiments.unlabelled_of(FOLDER, name, None)
+    assert "encoder" not in spec or "mlm" in experiments.read(FOLDER, spec["encoder"])
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
@@ -172,3 +175,39 @@ def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(tiny_vectors,
     assert cells[str(own), "fine-tuned", "accuracy"]["paper"] is None
     assert done["table"].count("| fine-tuned |") == 2 and "test split of demo" in done["table"]
     assert reproduce.reproduce(folder, "tiny")["json"]["cells"] == done["json"]["cells"]
+
+
+def test_a_language_without_a_teacher_gets_its_encoder_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    things, words = (
+        ("酒店", "房间", "早餐", "服务", "电影", "味道", "价格", "老板"),
+        ("好", "大", "快", "差", "慢", "小"),
+    )
+    texts = [(f"这家的{a}和{b}都很{w}", int(w in words[:3])) for a in things for b in things if a < b for w in words]
+    Path("own.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in texts), "utf-8")
+    Path("texts.txt").write_text("\n".join(f"{text}。" for text, _ in texts), "utf-8")
+    letters = sorted({letter for text, _ in texts for letter in text})
+    Path("vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]), "utf-8")
+    small = "epochs = 1\nquiet = true\nmax_length = 24\nthreads = 1\n"
+    unlabelled = f'corpus = "texts.txt"\ntokens = 900\nbatch_size = 32\nevals_per_epoch = 1\n{small}'
+    row = '[[rows]]\nrow = "{0}"\nkind = "{0}"\nrun = "{0}"\n{1}\n[rows.options]\n' + small
+    files = {
+        "first": f'encoder = "encoder"\n[pretrain]\n{unlabelled}',
+        "encoder": f'[mlm]\nvocab = "vocab.txt"\nlayers = 1\nwidth = 32\n{unlabelled}',
+        "tiny": 'data = "own.tsv"\nseeds = [0]\n' + row.format("teacher", 'encoder = "encoder"')
+        + row.format("train", 'encoder = { "own.tsv" = "encoder" }') + "layers = 1\n"
+        + row.format("distill", 'student = "first"'),
+    }  # fmt: skip
+    Path("experiments").mkdir()
+    for name, text in files.items():
+        Path(f"experiments/{name}.toml").write_text(f'title = "t"\nscale = "s"\n{text}')
+    done = reproduce.reproduce(Path("experiments"), "tiny", str(tmp_path))["json"]
+    assert all(cell["status"] == "done" for cell in done["cells"])
+    told = {
+        name: json.loads(Path(f"runs/{name}/result.json").read_text())
+        for name in ("encoder", "first", "tiny/distill-0")
+    }
+    assert told["first"]["initialised_tensors"] == 5 + 8
+    assert told["tiny/distill-0"]["part_of_speech"] and told["tiny/distill-0"]["stage1"] == "runs/first"
+    sizes = {json.loads(path.read_text())["vocab_size"] for path in Path("runs").rglob("config.json")}
+    assert sizes == {5 + len(letters)}

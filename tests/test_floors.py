@@ -39,7 +39,7 @@ FLOORS = [
     {"evaluation", "about", "wordmodels", "passages", "substitutes"},
     {"fitting", "counting", "recipes", "sharing"},
     {"training"},
-    {"distillation", "conversion", "energy", "audit", "insight", "attacks"},
+    {"distillation", "maskedlm", "conversion", "energy", "audit", "insight", "attacks"},
     {"bench", "demo", "reproduce", "report"},
     {"commands"},
     {"cli"},

@@ -175,7 +175,7 @@ def test_bf16_trains_where_it_is_asked_for(tiny_teacher, columns, tmp_path):
 
 
 def test_stage_one_refuses_the_tails_of_sentences(tiny_teacher, corpus, tmp_path):
-    with pytest.raises(ValueError, match="stage 1 keeps the head of a sentence, got 'head-tail'"):
+    with pytest.raises(ValueError, match="a passage of a corpus keeps its head, got 'head-tail'"):
         spiketext.pretrain(teacher=tiny_teacher, corpus=corpus, truncation="head-tail", out=str(tmp_path / "one"))
 
 

@@ -1,8 +1,15 @@
 """Floor 2: the networks as Hugging Face classes. Importing this registers them with the Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from spiketext.models.initialise import initialise_from_teacher
+from spiketext.models.masked_lm import SpikeBertForMaskedLM
 from spiketext.models.spikebert import (
     PRESETS,
     SpikeBertConfig,
@@ -28,11 +35,13 @@ for config, encoder, classifier in (
     AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
     if encoder is not SpikeBertModel:
         AutoTokenizer.register(config, slow_tokenizer_class=WordTokenizer, exist_ok=True)
+AutoModelForMaskedLM.register(SpikeBertConfig, SpikeBertForMaskedLM, exist_ok=True)
 
 __all__ = [
     "PRESETS",
     "TAILORED",
     "SpikeBertConfig",
+    "SpikeBertForMaskedLM",
     "SpikeBertForSequenceClassification",
     "SpikeBertModel",
     "SpikingTextCnnConfig",

@@ -320,6 +320,12 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         return encode(embedding + 2 * tiny, sign).expand_as(repeated)
 
 
+def head_neurons(config: SpikeBertConfig) -> nn.Module:
+    """What stands before the Linear of a head: norm and neurons; in paper and authors the norm alone."""
+    width, eps = config.hidden_size, config.layer_norm_eps
+    return NormLIF(width, eps=eps, **config.neuron()) if config.design == "default" else nn.LayerNorm(width, eps=eps)
+
+
 class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
     """Single texts or pairs -> logits [B, K] (K = 1 and problem_type "regression": one number)."""
 
@@ -327,12 +333,8 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
         super().__init__(config)
         self.num_labels = int(config.num_labels or 0)
         self.spikebert = SpikeBertModel(config)
-        width = config.hidden_size
-        if config.design == "default":
-            self.head_spikes: nn.Module = NormLIF(width, eps=config.layer_norm_eps, **config.neuron())
-        else:
-            self.head_spikes = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.classifier = SpikeLinear(width, self.num_labels)
+        self.head_spikes = head_neurons(config)
+        self.classifier = SpikeLinear(config.hidden_size, self.num_labels)
         self.post_init()
 
     def forward(
