@@ -90,11 +90,12 @@ def windows(x: Tensor, width: int) -> Tensor:
 
 
 class RateLinear(nn.Linear):
-    """`nn.Linear` of rates or of their spikes: the same numbers, another gradient: dL/dW minus its mean over the inputs.
+    """`nn.Linear` of rates or their spikes: the same numbers, another gradient, dL/dW minus its mean over the inputs.
 
-    Rates average 0.5, so that all weights of a neuron see one common input, 25 times what tells texts apart; AdamW
-    scales its steps by it, and at 1e-3 a step moves a current by 0.001 * 0.5 * inputs: every ReLU dies (LOG.md). Without
-    the mean the sum of a neuron's weights stays as it was at birth, and with it the current of the average text.
+    Rates average 0.5, which every text gives a neuron, whatever it says. That common part rules the gradient: AdamW
+    scales its steps by it, and one step of 1e-3 can move a current by 0.001 * 0.5 * inputs = 0.45 to 0.75, where the
+    features of texts differ by 0.02. So every ReLU died (experiments/LOG.md). Without the mean, the sum of a neuron's
+    weights stays about where it was at birth, and so does the current that the average text gives it.
     """
 
     def forward(self, input: Tensor) -> Tensor:
