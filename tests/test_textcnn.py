@@ -23,7 +23,9 @@ from spiketext.models import (
     SpikingTextCnnForSequenceClassification,
     TextCnnConfig,
     TextCnnForSequenceClassification,
+    textcnn,
 )
+from spiketext.models.textcnn import RateLinear
 from spiketext.neurons import LIF
 from spiketext.options import TrainOptions
 
@@ -110,6 +112,42 @@ def test_the_tailored_network_has_no_biases_and_its_embedding_stays_in_the_unit_
     free.textcnn.embedding.weight.data[3, 0] = 1.5
     free.after_step()
     assert free.textcnn.embedding.weight[3, 0] == 1.5
+
+
+def test_a_filter_of_rates_gives_the_same_numbers_and_a_gradient_without_its_mean():
+    torch.manual_seed(0)
+    ours, plain, x = RateLinear(12, 5, bias=False).double(), torch.nn.Linear(12, 5, bias=False), torch.rand(7, 12)
+    x = x.double().requires_grad_()
+    plain.weight = torch.nn.Parameter(ours.weight.detach().clone())
+    assert torch.equal(ours(x), plain(x))
+    of_ours, of_plain = (torch.autograd.grad(layer(x).relu().sum(), (layer.weight, x)) for layer in (ours, plain))
+    torch.testing.assert_close(of_ours[0], of_plain[0] - of_plain[0].mean(1, keepdim=True), rtol=0, atol=1e-12)
+    assert torch.equal(of_ours[1], of_plain[1])
+
+
+@pytest.mark.parametrize("filters", [RateLinear, torch.nn.Linear])
+def test_rates_that_all_words_share_do_not_keep_the_tailored_network_from_learning(filters, monkeypatch):
+    """Rates as of word vectors: mean 0.5, deviation 1/6; a text's class is that of three of its twelve words."""
+    monkeypatch.setattr(textcnn, "RateLinear", filters)
+    sizes = {"vocab_size": 202, "hidden_size": 100, "num_filters": 30, "num_labels": 2, "dropout": 0.0}
+    draw = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = TextCnnForSequenceClassification(TextCnnConfig(**sizes, **TAILORED))
+    rates = (0.5 + torch.randn(202, 100, generator=draw) / 6).clamp(0, 1)
+    model.textcnn.embedding.weight.data.copy_(rates).requires_grad_(False)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(100):
+        labels = torch.randint(2, (32,), generator=draw)
+        words = torch.randint(20, 202, (32, 12), generator=draw)
+        words[:, ::4] = torch.randint(10, (32, 3), generator=draw) + 10 * labels[:, None]
+        loss = model(words, labels=labels).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    learned = sum(losses[-20:]) / 20 < 0.4
+    assert learned == (filters is RateLinear), losses[-1]
 
 
 # Spikes of the input --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from spiketext.coding import CODINGS, deterministic, poisson
-from spiketext.models.textcnn import TextCnnSizes, WordNetwork, classes, embed, window_mask, windows
+from spiketext.models.textcnn import RateLinear, TextCnnSizes, WordNetwork, classes, embed, window_mask, windows
 from spiketext.neurons import LIF
 from spiketext.ops import Neuron
 
@@ -95,7 +95,7 @@ class SpikingTextCnnModel(WordNetwork):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.convolutions = nn.ModuleList(
-            nn.Linear(width * config.hidden_size, config.num_filters, bias=False) for width in config.filter_widths
+            RateLinear(width * config.hidden_size, config.num_filters, bias=False) for width in config.filter_widths
         )
         gain = config.pool_gain
         self.window_spikes = nn.ModuleList(_neurons(width, config.neuron()) for width in config.filter_widths)
@@ -151,7 +151,7 @@ class SpikingTextCnnForSequenceClassification(WordNetwork):
         self.num_labels = int(config.num_labels or 0)
         self.textcnn = SpikingTextCnnModel(config)
         width = len(config.filter_widths) * config.num_filters
-        self.classifier = nn.Linear(width, config.output_neurons, bias=False)
+        self.classifier = RateLinear(width, config.output_neurons, bias=False)
         self.votes = _neurons(None, config.neuron())
         self.post_init()
 

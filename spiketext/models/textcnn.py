@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from torch.nn import init
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from spiketext.losses import task_loss
@@ -89,6 +89,24 @@ def windows(x: Tensor, width: int) -> Tensor:
     return x.flatten(-2).unfold(-1, width * features, features)
 
 
+class RateLinear(nn.Linear):
+    """`nn.Linear` of rates or their spikes: the same numbers, another gradient, dL/dW minus its mean over the inputs.
+
+    Rates average 0.5, which every text gives a neuron, whatever it says. That common part rules the gradient: AdamW
+    scales its steps by it, and one step of 1e-3 can move a current by 0.001 * 0.5 * inputs = 0.45 to 0.75, where the
+    features of texts differ by 0.02. So every ReLU died (experiments/LOG.md). Without the mean, the sum of a neuron's
+    weights stays about where it was at birth, and so does the current that the average text gives it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input [..., w * D] -> [..., C]."""
+        weight = self.weight
+        if torch.is_grad_enabled():
+            mean = weight.mean(1, keepdim=True)
+            weight = weight - (mean - mean.detach())  # takes off zero, bit for bit
+        return nn.functional.linear(input, weight, self.bias)
+
+
 def window_mask(mask: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """mask [B, L] (1 for a real token, these first) -> [B, L - width + 1], 1 for a window that counts: at least one."""
     real = (mask.sum(1, keepdim=True) - width + 1).clamp(min=1)
@@ -109,13 +127,20 @@ def classes(neurons: Tensor, per_class: int) -> Tensor:
 
 
 class WordNetwork(PreTrainedModel):
-    """Weights at birth as PyTorch has them: uniform up to 1 / sqrt(inputs); an embedding is uniform in [0, 1]."""
+    """Weights at birth: uniform up to 1 / sqrt(inputs) as PyTorch has them; an embedding is uniform in [0, 1].
+
+    Weights of rates are uniform up to sqrt(6 / inputs) (He et al. 2015), less their mean, plus 1 / inputs: so the mean
+    input of 0.5 is a current of 0.5, half a threshold, for every neuron. The authors' program shifts weights too.
+    """
 
     base_model_prefix = "textcnn"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
+        if isinstance(module, RateLinear):
+            weight = torch.empty_like(module.weight).uniform_(-1, 1) * (6 / module.in_features) ** 0.5
+            init.copy_(module.weight, weight - weight.mean(1, keepdim=True) + 1 / module.in_features)
+        elif isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             for parameter in module.parameters():
                 init.uniform_(parameter, -bound, bound)
@@ -133,9 +158,9 @@ class TextCnnModel(WordNetwork):
     def __init__(self, config: TextCnnConfig):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        linear = RateLinear if config.unit_embedding else nn.Linear
         self.convolutions = nn.ModuleList(
-            nn.Linear(width * config.hidden_size, config.num_filters, bias=config.bias)
-            for width in config.filter_widths
+            linear(width * config.hidden_size, config.num_filters, bias=config.bias) for width in config.filter_widths
         )
         self.post_init()
 
@@ -171,7 +196,8 @@ class TextCnnForSequenceClassification(WordNetwork):
         self.num_labels = int(config.num_labels or 0)
         self.textcnn = TextCnnModel(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(len(config.filter_widths) * config.num_filters, config.output_neurons, config.bias)
+        linear = RateLinear if config.unit_embedding else nn.Linear
+        self.classifier = linear(len(config.filter_widths) * config.num_filters, config.output_neurons, config.bias)
         self.post_init()
 
     def after_step(self) -> None:
