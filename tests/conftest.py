@@ -1,4 +1,7 @@
-"""Fixtures for all tests: memory that shows when it is read unwritten, and what must not be missing in CI."""
+"""Fixtures for all tests: memory that shows when it is read unwritten, and what must not be missing in CI.
+
+What takes seconds to import is imported where it is used: the process that hands out tests reads this file too.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,29 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-import torch
-import transformers
 
-from spiketext.data import TextSet, load
-from spiketext.models import SpikeBertConfig
-from spiketext.ops import kernels
-from spiketext.words import segment
+if TYPE_CHECKING:
+    from spiketext.data import TextSet
+    from spiketext.models import SpikeBertConfig, SpikeBertForSequenceClassification
 
 
 def pytest_configure(config):
     """Workers side by side (pytest -n) share the cores, and so do the processes that they start."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
+        import torch
+
         threads = max(1, (os.cpu_count() or 1) // workers)
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that workers which take whole files end together."""
+    items.sort(key=lambda item: item.path.stem not in ("test_triton", "test_spikebert"))
 
 
 def missing(what: str) -> NoReturn:
@@ -64,6 +71,8 @@ def snntorch():
 @pytest.fixture(scope="session")
 def compiled():
     """The name of the compiled library; a machine that cannot build it says so."""
+    from spiketext.ops import kernels
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is repeated below
         name = kernels.load()
@@ -110,6 +119,7 @@ def poisoned_memory(monkeypatch):
     Covers torch.empty, torch.empty_like, Tensor.new_empty of floating dtype, called from Python. Memory that C++ code
     allocates for itself (at::empty in lif.cpp, the results of torch's own operators) is not covered.
     """
+    import torch
 
     def poisoned(allocate):
         def allocate_and_poison(*args, **kwargs):
@@ -139,12 +149,16 @@ TINY = {
 @pytest.fixture(scope="session")
 def demo() -> TextSet:
     """The reviews that are shipped with the package."""
+    from spiketext.data import load
+
     return load("demo")
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(demo, tmp_path_factory):
     """A BERT tokenizer whose pieces are the characters and the 500 most frequent words of the shipped reviews."""
+    import transformers
+
     texts = [text.lower() for split in demo.splits.values() for text in split.texts]
     counts = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text))
     words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if len(word) > 1]
@@ -159,6 +173,10 @@ def tiny_tokenizer(demo, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_vectors(demo, tmp_path_factory) -> str:
     """A file in GloVe's format: 8 dimensions for the words of the shipped reviews, every tenth left out."""
+    import torch
+
+    from spiketext.words import segment
+
     known = sorted({word for text in demo.splits["train"].texts for word in segment(text, "english")})
     draw = torch.Generator().manual_seed(0)
     lines = [f"{w} " + " ".join(f"{v:.3f}" for v in torch.randn(8, generator=draw).tolist())
@@ -171,6 +189,9 @@ def tiny_vectors(demo, tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def tiny_teacher(tiny_tokenizer, tmp_path_factory) -> str:
     """The folder of a BERT classifier of 2 layers and width 32 with random weights, and its tokenizer."""
+    import torch
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.BertConfig(**TINY, vocab_size=len(tiny_tokenizer), pad_token_id=tiny_tokenizer.pad_token_id)
     folder = str(tmp_path_factory.mktemp("teacher"))
@@ -179,7 +200,41 @@ def tiny_teacher(tiny_tokenizer, tmp_path_factory) -> str:
     return folder
 
 
+def student_config(tokenizer, preset: str = "default", **changes) -> SpikeBertConfig:
+    """A student of the tiny teacher's sizes."""
+    from spiketext.models import PRESETS, SpikeBertConfig
+
+    own = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return SpikeBertConfig(**{**PRESETS[preset], **TINY, **own, **changes})
+
+
+def classifier(tokenizer, preset: str = "default", **changes) -> SpikeBertForSequenceClassification:
+    """A spiking classifier of the tiny teacher's sizes with random weights, the same ones each time."""
+    import torch
+
+    from spiketext.models import SpikeBertForSequenceClassification
+
+    torch.manual_seed(0)
+    return SpikeBertForSequenceClassification(student_config(tokenizer, preset, **changes)).eval()
+
+
 @pytest.fixture
 def tiny_student_config(tiny_tokenizer) -> SpikeBertConfig:
     """A student of the teacher's sizes."""
-    return SpikeBertConfig(**TINY, vocab_size=len(tiny_tokenizer), pad_token_id=tiny_tokenizer.pad_token_id)
+    return student_config(tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def saved(tiny_tokenizer, tmp_path_factory) -> Callable[..., str]:
+    """Save a classifier of these settings, whose weights a function may change first, and return its folder."""
+    import torch
+
+    def save(preset: str = "default", change=lambda model: None, **changes) -> str:
+        model, folder = classifier(tiny_tokenizer, preset, **changes), str(tmp_path_factory.mktemp("model"))
+        with torch.no_grad():
+            change(model)
+        model.save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return save

@@ -10,32 +10,8 @@ import torch
 from spiketext.audit import HIGHEST, LOWEST, audit, require_spiking, suggest
 from spiketext.checkpoints import load_classifier
 from spiketext.cli import main
-from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.neurons import LIF, NormLIF
 from spiketext.values import Values, read
-
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-NAMES = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
-
-
-@pytest.fixture(scope="module")
-def saved(tiny_tokenizer, tmp_path_factory):
-    """Save a spiking classifier of these settings, changed by a function, and return its folder."""
-    made = []
-
-    def save(change=lambda model: None, **settings) -> str:
-        torch.manual_seed(0)
-        folder = str(tmp_path_factory.mktemp(f"model{len(made)}"))
-        made.append(folder)
-        config = SpikeBertConfig(**(settings | SIZES | NAMES | {"vocab_size": len(tiny_tokenizer)}))
-        model = SpikeBertForSequenceClassification(config)
-        with torch.no_grad():
-            change(model)
-        model.save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
-        return folder
-
-    return save
 
 
 def test_every_layer_of_the_default_network_reads_binary_spikes(saved):
@@ -47,7 +23,7 @@ def test_every_layer_of_the_default_network_reads_binary_spikes(saved):
 
 
 def test_the_published_network_is_found_to_read_integers(saved, capsys):
-    folder = saved(**PRESETS["paper"])
+    folder = saved("paper")
     result = audit(folder, "demo", limit=12)
     reads = {row["layer"]: row["reads"] for row in result["layers"]}
     assert reads["spikebert.layers.0.attention.qkv"] == "binary"  # the input spikes
@@ -78,7 +54,7 @@ def test_a_declared_code_is_accepted_and_named(saved, code, kind):
 
 
 def test_a_declared_code_does_not_excuse_sums_of_spikes(saved):
-    result = audit(saved(**(PRESETS["paper"] | {"code": "integer", "time_steps": 1, "levels": 1})), "demo", limit=12)
+    result = audit(saved("paper", code="integer", time_steps=1, levels=1), "demo", limit=12)
     above = [row["layer"] for row in result["layers"] if row["reads"] == "integer" and row["high"] > 1]
     assert "spikebert.layers.1.attention.qkv" in above
     assert set(above) <= set(result["impure"])
@@ -99,7 +75,7 @@ def test_silent_and_saturated_neurons_are_counted(saved):
         bias = model.spikebert.layers[0].feed_forward.expand_spikes.bias
         bias[:3], bias[3:8] = -100.0, 100.0
 
-    rows = {row["neurons"]: row for row in audit(saved(change), "demo", limit=12)["neurons"]}
+    rows = {row["neurons"]: row for row in audit(saved(change=change), "demo", limit=12)["neurons"]}
     row = rows["spikebert.layers.0.feed_forward.expand_spikes"]
     assert (row["silent"], row["saturated"], row["count"]) == (3, 5, 64)
     assert len(rows) == 2 * 5 + 1
@@ -114,7 +90,7 @@ def test_the_threshold_of_the_doctor_revives_a_layer(saved, state, scale, shift)
         layer.weight.mul_(scale)
         layer.bias.add_(shift)
 
-    folder = saved(ill)
+    folder = saved(change=ill)
     row = next(row for row in audit(folder, "demo", limit=12)["neurons"] if row["neurons"] == name)
     assert not LOWEST <= row["rate"] <= HIGHEST
     assert row["advice"].startswith(f"{state}: threshold ")
@@ -125,7 +101,7 @@ def test_the_threshold_of_the_doctor_revives_a_layer(saved, state, scale, shift)
         model.get_submodule(name).weight.mul_(factor)
         model.get_submodule(name).bias.mul_(factor)
 
-    again = next(row for row in audit(saved(cured), "demo", limit=12)["neurons"] if row["neurons"] == name)
+    again = next(row for row in audit(saved(change=cured), "demo", limit=12)["neurons"] if row["neurons"] == name)
     assert LOWEST < again["rate"] < HIGHEST
     assert again["advice"] == ""
 

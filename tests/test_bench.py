@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from spiketext import bench
-from spiketext.checkpoints import load_tokenizer
 from spiketext.cli import build_parser, main
-from spiketext.models import SpikeBertForSequenceClassification
 from spiketext.ops import presets
 from spiketext.options import BenchOptions
 
@@ -27,19 +25,9 @@ def scripts(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tiny_model(tiny_teacher, tmp_path_factory):
+def tiny_model(saved) -> str:
     """The folder of a spiking classifier of the tiny teacher's sizes."""
-    from conftest import TINY
-
-    from spiketext.models import SpikeBertConfig
-
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(tiny_teacher)
-    folder = str(tmp_path_factory.mktemp("model"))
-    config = SpikeBertConfig(**TINY, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-    SpikeBertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return saved()
 
 
 def test_the_names_are_those_of_the_contract():
@@ -67,18 +55,15 @@ def test_a_benchmark_writes_whole_rows(name, tiny_model, tiny_teacher, tmp_path,
     assert name in result["table"] and "torch" in result["table"]
 
 
-def test_a_processor_with_bf16_gets_its_rows(tiny_model, tiny_teacher, tmp_path, monkeypatch, spikingjelly):
+def test_bf16_has_its_rows_where_there_is_bf16_and_a_reading_of_test_is_logged(
+    tiny_model, tiny_teacher, tmp_path, monkeypatch, spikingjelly
+):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    options = BenchOptions(scale="tiny", data="demo", model=tiny_model, teacher=tiny_teacher)
+    options = BenchOptions(scale="tiny", data="demo", model=tiny_model, teacher=tiny_teacher, split="test")
     for name in ("step-spikingjelly", "inference"):
         rows = bench.bench(FOLDER, name, options, tmp_path)["json"]["rows"]
         assert any("bf16" in str(row.get("network")) and row["seconds"] for row in rows)
         assert not any(row.get("note") for row in rows)
-
-
-def test_a_reading_of_the_test_split_for_speed_is_logged_too(tiny_model, tiny_teacher, tmp_path):
-    options = BenchOptions(scale="tiny", data="demo", model=tiny_model, teacher=tiny_teacher, split="test")
-    bench.bench(FOLDER, "inference", options, tmp_path)
     assert all((Path(folder) / "test_reads.jsonl").exists() for folder in (tiny_model, tiny_teacher))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -50,12 +52,13 @@ def refused(capsys, *argv: str) -> str:
 
 def test_help_takes_less_than_half_a_second():
     command = [sys.executable, "-m", "spiketext", "--help"]
-    times = []
-    for _ in range(5):
-        start = time.process_time() + os.times().children_user
+
+    def seconds() -> float:
+        start = os.times().children_user
         subprocess.run(command, check=True, capture_output=True)
-        times.append(os.times().children_user + time.process_time() - start)
-    assert min(times) < 0.5
+        return os.times().children_user - start
+
+    assert any(seconds() < 0.5 for _ in range(5))
     imported = "import sys, spiketext.cli; spiketext.cli.build_parser(); print(int('torch' in sys.modules))"
     assert subprocess.run([sys.executable, "-c", imported], capture_output=True, text=True).stdout == "0\n"
 
@@ -79,14 +82,14 @@ def test_flags_win_over_the_config_file(tmp_path):
 
 def test_a_folder_predicts_from_arguments_files_and_standard_input(trained, tmp_path, capsys, monkeypatch):
     texts = tmp_path / "texts.txt"
-    texts.write_text("fine\n\nnot fine 🙂\n" + "很长 " * 25000 + "\n", encoding="utf-8")
+    texts.write_text("fine\n\nnot fine 🙂\n" + "很长 " * 5000 + "\n", encoding="utf-8")
     assert main(["predict", "--model", trained["spiking"], "--top-k", "2", "--json", "one", "--file", str(texts)]) == 0
     answers = json.loads(capsys.readouterr().out)
     assert [answer["text"][:8] for answer in answers][:4] == ["one", "fine", "", "not fine"]
     assert all(set(answer["labels"]) == {"bad", "good"} for answer in answers)
-    command = [sys.executable, "-m", "spiketext", "predict", "--model", trained["spiking"], "--file", "-"]
-    done = subprocess.run(command, input="good\nbad\n", capture_output=True, text=True, check=True)
-    assert [line.split("\t")[1] for line in done.stdout.splitlines()] == ["good", "bad"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\nbad\n")))
+    assert main(["predict", "--model", trained["spiking"], "--file", "-"]) == 0
+    assert [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()] == ["good", "bad"]
 
 
 def test_evaluate_prints_scores_and_json(trained, own, capsys):
@@ -200,19 +203,21 @@ def test_another_configuration_damages_nothing(trained, own, capsys):
     assert before == {path.name: path.read_bytes() for path in Path(trained["spiking"]).iterdir() if path.is_file()}
 
 
-def test_a_full_disk_is_one_line(trained, own, tmp_path):
+@pytest.fixture
+def full_disk():
     """A real one: a file-size limit makes every larger write fail, as a full disk does."""
-    script = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000));"
-        "from spiketext.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", script, "distill", "--data", str(own), "--teacher", trained["teacher"],
-               "--out", str(tmp_path / "full"), *TINY]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("spiketext distill: ")]
-    assert len(lines) == 1 and "Traceback" not in done.stderr
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60000, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_one_line(trained, own, tmp_path, capsys, full_disk):
+    refused(capsys, "distill", "--data", str(own), "--teacher", trained["teacher"], "--out", str(tmp_path / "full"),
+            *TINY)  # fmt: skip
+    assert not (tmp_path / "full" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("argv", [

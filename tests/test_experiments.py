@@ -76,7 +76,16 @@ def test_an_unknown_key_is_named(tmp_path):
         experiments.read(tmp_path, "x")
 
 
-def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkeypatch):
+@pytest.fixture
+def own(demo, tmp_path) -> Path:
+    """A small set of a user: as many reviews as the shipped ones have for validation."""
+    part = demo.splits["validation"]
+    lines = [f"{text}\t{label}" for text, label in zip(part.texts, part.labels, strict=True)]
+    (tmp_path / "own.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path / "own.tsv"
+
+
+def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = tmp_path / "texts.txt"
     corpus.write_text("\n".join(["a plain sentence about nothing at all"] * 40), encoding="utf-8")
@@ -97,7 +106,7 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
             f"{both}[rows.options]\ncopies = 0\n{small}",
         ]
     )
-    Path("experiments/tiny.toml").write_text(f'title = "t"\nscale = "2x32"\ndata = "demo"\nseeds = [0]\n{rows}\n')
+    Path("experiments/tiny.toml").write_text(f'title = "t"\nscale = "2x32"\ndata = "{own}"\nseeds = [0]\n{rows}\n')
     folder = Path("experiments")
     assert [row["state"] for row in experiments.listing(folder)] == ["not run"]
     done = reproduce.reproduce(folder, "tiny")
@@ -147,12 +156,8 @@ def test_an_experiment_runs_continues_and_is_told(tiny_teacher, tmp_path, monkey
     assert [row["state"] for row in experiments.listing(folder)] == ["3/3 cells"]
 
 
-def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(tiny_vectors, demo, tmp_path, monkeypatch):
+def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(own, tiny_vectors, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own = tmp_path / "own.tsv"
-    part = demo.splits["validation"]
-    lines = [f"{text}\t{label}" for text, label in zip(part.texts, part.labels, strict=True)]
-    own.write_text("text\tlabel\n" + "\n".join(lines) + "\n", encoding="utf-8")
     small = "epochs = 1\nquiet = true\nmax_length = 16\nthreads = 1\n"
     rows = "\n".join([
         '[[rows]]\nrow = "tailored"\nkind = "train"\nrun = "tailored"\ncost_s = { demo = 3 }\n[rows.options]\n'

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import transformers
+from conftest import classifier
 
 from spiketext.neurons import SpikeLinear
 from spiketext.precision import to_precision
@@ -14,8 +15,6 @@ from spiketext.precision import to_precision
 
 @pytest.fixture(scope="module")
 def model(tiny_tokenizer):
-    from test_spikebert import classifier
-
     return classifier(tiny_tokenizer, initializer_range=0.1)
 
 

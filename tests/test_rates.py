@@ -15,7 +15,7 @@ from spiketext.options import TrainOptions
 from spiketext.rates import RateBudget, RateCounter, SlopedRate
 from spiketext.training import train
 
-TINY = {"data": "demo", "epochs": 1.0, "max_length": 16, "batch_size": 16, "micro_batch": 16, "learning_rate": 2e-3,
+TINY = {"data": "demo", "epochs": 0.5, "max_length": 12, "batch_size": 16, "micro_batch": 16, "learning_rate": 4e-3,
         "quiet": True, "threads": 1, "precision": "float32", "layers": 1}  # fmt: skip
 
 
@@ -68,39 +68,17 @@ def test_one_step_against_the_gradient_lowers_the_rate(student):
     assert rates[-1] < 0.9 * rates[0]
 
 
-def test_a_training_with_a_budget_fires_less_and_logs_the_term(tiny_teacher, tmp_path):
+def test_a_training_with_a_budget_fires_less_and_logs_the_term(saved, tiny_teacher, tmp_path):
+    start = saved(num_hidden_layers=1, layer_norm_eps=1e-5)  # tokens without a spike are common in a net so small
     rates = {}
     for weight in (0.0, 10.0):
         out = str(tmp_path / str(weight))
         options = {**TINY, "tokenizer": tiny_teacher, "rate_weight": weight, "rate_budget": 0.05}
-        train(TrainOptions(out=out, start=_small(tiny_teacher, tmp_path), **options))
+        train(TrainOptions(out=out, start=start, **options))
         rates[weight] = evaluate(out, "demo")["firing_rate"]
         logged = json.loads((Path(out) / "history.json").read_text())
         assert any("rate" in row for row in logged) == bool(weight)
     assert rates[10.0] < 0.8 * rates[0.0]
-
-
-def _small(teacher: str, folder: Path) -> str:
-    """A spiking classifier of the teacher's sizes, as a folder to start from."""
-    from spiketext.checkpoints import load_tokenizer
-    from spiketext.models import SpikeBertConfig
-
-    start = folder / "start"
-    if not start.exists():
-        torch.manual_seed(0)
-        tokenizer = load_tokenizer(teacher)
-        sizes = {
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "layer_norm_eps": 1e-5,
-        }  # tokens without a spike are common in a net so small: see PRESETS
-        labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
-        config = SpikeBertConfig(**sizes, **labels, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
-        SpikeBertForSequenceClassification(config).save_pretrained(start)
-        tokenizer.save_pretrained(start)
-    return str(start)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import transformers
+from conftest import classifier
 
 from spiketext import portraits
 from spiketext.attacks import ATTACKS
@@ -17,12 +17,9 @@ from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.evaluation import logits_of
 from spiketext.insight import answers_by_step, calibration, confusion, look_inside
-from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.substitutes import Sentence
 
 TEXTS = ["A fine film.", "Not good, not bad, just long and <b>long</b> & long.", "很 好"]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 
 
 class Page(HTMLParser):
@@ -54,20 +51,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def spiking(tokenizer, **changes):
-    torch.manual_seed(0)
-    config = SpikeBertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **LABELS,
-                             **{**changes, **SIZES})  # fmt: skip
-    return SpikeBertForSequenceClassification(config).eval()
-
-
 @pytest.fixture(scope="module")
-def folder(tiny_tokenizer, tmp_path_factory) -> str:
+def folder(saved) -> str:
     """A spiking classifier with random weights."""
-    where = str(tmp_path_factory.mktemp("spiking"))
-    spiking(tiny_tokenizer).save_pretrained(where)
-    tiny_tokenizer.save_pretrained(where)
-    return where
+    return saved()
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +68,20 @@ def own(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("preset", ["default", "signed", "paper", "authors-stage2"])
 def test_the_answer_after_the_last_step_is_the_answer(preset, tiny_tokenizer):
-    model = spiking(tiny_tokenizer, **PRESETS[preset])
+    model = classifier(tiny_tokenizer, preset)
     steps = answers_by_step(model, tiny_tokenizer, TEXTS)
     assert steps.shape == (model.config.time_steps, 3, 2)
     np.testing.assert_allclose(steps[-1], logits_of(model, tiny_tokenizer, TEXTS), atol=1e-5)
 
 
 def test_the_answer_after_two_steps_is_that_of_a_run_of_two(tiny_tokenizer):
-    long, short = spiking(tiny_tokenizer), spiking(tiny_tokenizer, time_steps=2)
+    long, short = classifier(tiny_tokenizer), classifier(tiny_tokenizer, time_steps=2)
     steps = answers_by_step(long, tiny_tokenizer, TEXTS)
     np.testing.assert_allclose(steps[1], logits_of(short, tiny_tokenizer, TEXTS), atol=1e-5)
 
 
 def test_what_is_seen_inside_is_what_the_network_does(tiny_tokenizer):
-    model = spiking(tiny_tokenizer)
+    model = classifier(tiny_tokenizer)
     seen = look_inside(model, tiny_tokenizer, TEXTS[0])
     length = len(seen.tokens)
     assert seen.tokens[0] == "[CLS]" and seen.tokens[-1] == "[SEP]"

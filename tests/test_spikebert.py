@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 import transformers
+from conftest import TINY, classifier, student_config
 from huggingface_hub.errors import StrictDataclassError
 from laws import (
     batch_of,
@@ -36,23 +37,7 @@ from spiketext.models import (
     initialise_from_teacher,
 )
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-LABELS = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
 OLD_DESIGNS = ["paper", "authors-stage1", "authors-stage2"]
-
-
-def student_config(tokenizer, **changes) -> SpikeBertConfig:
-    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **SIZES, **LABELS}
-    return SpikeBertConfig(**{**sizes, **changes})
-
-
-def classifier(tokenizer, seed=0, **changes) -> SpikeBertForSequenceClassification:
-    torch.manual_seed(seed)
-    return SpikeBertForSequenceClassification(student_config(tokenizer, **changes)).eval()
-
-
-def preset(tokenizer, name, **changes) -> SpikeBertForSequenceClassification:
-    return classifier(tokenizer, **{**PRESETS[name], **SIZES, **changes})
 
 
 def fit_labels(model, tokenizer, rows: TextRows, epochs: int, learning_rate: float):
@@ -83,11 +68,11 @@ def fresh(tiny_tokenizer):
 
 @pytest.fixture(scope="module")
 def trained(demo, tiny_tokenizer):
-    """A student that starts from larger weights, so that nine passes over the shipped reviews teach it much."""
+    """A student that starts from larger weights, so that five passes over the shipped reviews teach it much."""
     part = demo.splits["train"]
     rows = TextRows(part.texts, tiny_tokenizer, 64, labels=part.labels)
     start = classifier(tiny_tokenizer, hidden_size=48, intermediate_size=192, initializer_range=0.1)
-    return fit_labels(start, tiny_tokenizer, rows, epochs=9, learning_rate=5e-3)
+    return fit_labels(start, tiny_tokenizer, rows, epochs=5, learning_rate=8e-3)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +130,7 @@ def test_order_matters_after_training(trained, tiny_tokenizer, reviews):
 
 def test_a_model_that_looks_at_padding_breaks_the_law_of_neighbours(tiny_tokenizer, texts_of_all_lengths):
     with pytest.raises(AssertionError, match="float64"):
-        check_neighbours_exactly(preset(tiny_tokenizer, "paper"), texts_of_all_lengths[::20])
+        check_neighbours_exactly(classifier(tiny_tokenizer, "paper"), texts_of_all_lengths[::20])
 
 
 def test_a_layer_that_never_fires_breaks_the_law_of_rates(fresh, tiny_tokenizer, reviews):
@@ -353,7 +338,7 @@ def test_the_residual_is_the_input_and_what_both_halves_of_each_block_add(fresh,
 @pytest.mark.parametrize("name", ["default", *OLD_DESIGNS])
 def test_gradients_are_finite_where_a_token_sends_no_spike(tiny_tokenizer, reviews, name):
     """As padding does in the paper's design, whose vector is zero."""
-    model = preset(tiny_tokenizer, name).train()
+    model = classifier(tiny_tokenizer, name).train()
     batch = batch_of([encode(tiny_tokenizer, text) for text in reviews[:4]], extra=4)
     model(**batch, labels=torch.tensor([0, 1, 0, 1])).loss.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
@@ -362,7 +347,7 @@ def test_gradients_are_finite_where_a_token_sends_no_spike(tiny_tokenizer, revie
 @pytest.mark.parametrize("name", ["default", *OLD_DESIGNS])
 def test_gradients_reach_every_parameter(tiny_tokenizer, reviews, name):
     changes = {"beta": 0.9, "gain": 1.0} if name == "authors-stage1" else {}  # with tau = 10 its attention is silent
-    model = preset(tiny_tokenizer, name, max_position_embeddings=64, **changes).train()
+    model = classifier(tiny_tokenizer, name, max_position_embeddings=64, **changes).train()
     batch = batch_of([encode(tiny_tokenizer, reviews[i], reviews[i + 1], 64) for i in range(4)])
     model(**batch, labels=torch.tensor([0, 1, 0, 1])).loss.backward()
     grads = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -420,7 +405,7 @@ def test_a_model_that_was_saved_and_loaded_gives_equal_logits(trained, folder, b
 
 @pytest.mark.parametrize("name", OLD_DESIGNS)
 def test_the_old_designs_are_saved_and_loaded_too(tiny_tokenizer, batch, tmp_path, name):
-    model = preset(tiny_tokenizer, name)
+    model = classifier(tiny_tokenizer, name)
     save_model(model, tiny_tokenizer, str(tmp_path), {})
     assert torch.equal(load_classifier(str(tmp_path)).eval()(**batch).logits, model(**batch).logits)
 
@@ -504,7 +489,7 @@ def thresholds(model) -> dict[str, float]:
 
 
 def test_the_paper_has_a_threshold_of_its_own_for_every_neuron_of_the_attention_block(tiny_tokenizer):
-    model = preset(tiny_tokenizer, "paper")
+    model = classifier(tiny_tokenizer, "paper")
     assert thresholds(model) == {
         "attention.qkv_spikes": 0.25,
         "attention.output_spikes": 0.25,
@@ -523,7 +508,7 @@ def test_the_paper_has_a_threshold_of_its_own_for_every_neuron_of_the_attention_
 def test_the_authors_have_one_more_neuron_at_half_the_threshold_and_reset_to_zero(
     tiny_tokenizer, name, tau, time_steps
 ):
-    model = preset(tiny_tokenizer, name)
+    model = classifier(tiny_tokenizer, name)
     assert thresholds(model) == {
         "attention.mixed": 0.5,
         "attention.qkv_spikes": 1.0,
@@ -543,7 +528,7 @@ def test_ours_has_a_low_threshold_before_the_output_of_attention_alone(fresh):
 
 @pytest.mark.parametrize("name", OLD_DESIGNS)
 def test_the_old_designs_add_spikes_to_spikes_so_that_a_linear_reads_integers(tiny_tokenizer, batch, name):
-    model = preset(tiny_tokenizer, name, beta=0.9, gain=1.0)  # a neuron that fires: tau = 10 is silent at birth
+    model = classifier(tiny_tokenizer, name, beta=0.9, gain=1.0)  # a neuron that fires: tau = 10 is silent at birth
     hidden = model(**batch, output_hidden_states=True).hidden_states
     for block, residual in enumerate(hidden[1:], 1):
         assert torch.equal(residual, residual.round())
@@ -561,7 +546,7 @@ def test_the_old_designs_add_spikes_to_spikes_so_that_a_linear_reads_integers(ti
 
 @pytest.mark.parametrize("name", ["authors-stage1", "authors-stage2"])
 def test_the_input_spikes_of_the_authors_are_the_sign_of_the_embedding_at_every_step(tiny_tokenizer, batch, name):
-    model = preset(tiny_tokenizer, name)
+    model = classifier(tiny_tokenizer, name)
     embedding = model.spikebert.embeddings.word(batch["input_ids"])
     expected = (embedding >= 0).float().expand(model.config.time_steps, *embedding.shape)
     assert torch.equal(model.spikebert.start(embedding), expected)
@@ -570,7 +555,7 @@ def test_the_input_spikes_of_the_authors_are_the_sign_of_the_embedding_at_every_
 
 
 def test_the_input_spikes_of_the_paper_are_those_of_its_neuron_on_the_embedding(tiny_tokenizer, batch):
-    model = preset(tiny_tokenizer, "paper")
+    model = classifier(tiny_tokenizer, "paper")
     embedding = model.spikebert.embeddings.word(batch["input_ids"])
     membrane, before = torch.zeros_like(embedding), torch.zeros_like(embedding)
     for spikes in model.spikebert.start(embedding):
@@ -581,7 +566,7 @@ def test_the_input_spikes_of_the_paper_are_those_of_its_neuron_on_the_embedding(
 
 @pytest.mark.parametrize("name", OLD_DESIGNS)
 def test_the_old_designs_do_not_see_the_order_of_tokens_and_do_see_padding(tiny_tokenizer, reviews, name):
-    model = preset(tiny_tokenizer, name, beta=0.9, gain=1.0).double()
+    model = classifier(tiny_tokenizer, name, beta=0.9, gain=1.0).double()
     text = encode(tiny_tokenizer, reviews[0])
     ids = torch.tensor([text["input_ids"]])
     shuffled = ids[:, torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))]
@@ -622,7 +607,7 @@ def test_ours_does_see_the_order_of_tokens(fresh, tiny_tokenizer, reviews):
 )
 def test_settings_that_do_not_fit_are_refused_with_their_name_and_value(wrong, message):
     with pytest.raises((ValueError, StrictDataclassError)) as caught:
-        SpikeBertConfig(**{**SIZES, **wrong})
+        SpikeBertConfig(**{**TINY, **wrong})
     assert re.search(message, f"{caught.value} {caught.value.__cause__ or ''}")
 
 
@@ -706,7 +691,7 @@ def test_a_student_of_an_old_design_still_has_input_spikes_after_its_start_from_
     tiny_tokenizer, teacher, batch, name
 ):
     """The word vectors of a BERT are far below a threshold of 1: the paper's input neuron never fires on them."""
-    student = preset(tiny_tokenizer, name).spikebert
+    student = classifier(tiny_tokenizer, name).spikebert
     initialise_from_teacher(student, teacher, PAIRS)
     rate = float(student.start(student.embeddings(batch["input_ids"], None)).detach().mean())
     assert 0.01 <= rate <= 0.6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import classifier
 
 from spiketext.evaluation import anytime_logits, evaluate, logits_of
 from spiketext.models import SpikeBertForSequenceClassification
@@ -12,8 +13,6 @@ from spiketext.models.streaming import Stepper
 
 @pytest.fixture(scope="module")
 def model(tiny_tokenizer):
-    from test_spikebert import classifier
-
     return classifier(tiny_tokenizer, initializer_range=0.1, num_labels=3).double()
 
 
@@ -61,8 +60,6 @@ def test_logits_come_in_the_order_of_the_texts(model, tiny_tokenizer, demo):
 
 
 def test_evaluate_states_the_mean_steps(model, tiny_tokenizer, demo, tmp_path):
-    from test_spikebert import classifier
-
     from spiketext.checkpoints import save_model
 
     names = dict(enumerate(demo.labels))

@@ -446,9 +446,8 @@ def test_a_result_says_what_its_words_are(trained, tiny_vectors):
 
 def test_an_interrupted_fine_tuning_ends_with_the_weights_of_one_never_stopped(trained, tmp_path, monkeypatch):
     def run(out: str):
-        training.train(
-            TrainOptions(**TINY, model="spiking-textcnn", start=trained["converted"], out=str(tmp_path / out))
-        )
+        options = TINY | {"max_length": 8, "start": trained["converted"], "out": str(tmp_path / out)}
+        training.train(TrainOptions(**options, model="spiking-textcnn"))
 
     run("whole")
     with monkeypatch.context() as patch:

@@ -16,8 +16,13 @@ from spiketext.ops import Neuron, available_backends, kernels, lif, lif_referenc
 from spiketext.ops.lif import MOST_TRITON_STEPS, WIDEST_TRITON_ROW, resolve_backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SHAPES = [(2, 63), (1, 1), (8, 3, 5, 7), (3, 1030), (4,)]  # every neuron at the first, some at the others
+SHAPES = [(2, 63), (1, 1), (8, 3, 5, 7), (3, 1030), (4,)]  # all of NAMES at the first, some at the others
 FLOAT32 = 1e-5
+# All neurons on a GPU. The interpreter is slow and takes, with each reset, those in which an even number of the other
+# four settings is turned: any three settings still occur in all their combinations, so a fault needs four to hide.
+TURNED = {"fire": ">", "code": "ternary", "surrogate": "fast_sigmoid", "detach_reset": False}
+NAMES = [name for name, options in COMBINATIONS.items()
+         if DEVICE == "cuda" or len(options.items() & TURNED.items()) % 2 == 0]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +50,9 @@ def gradients(function, inputs, used=(0, 1)):
 @pytest.mark.parametrize("reset", RESETS)
 def test_every_neuron_equals_the_definition(reset, shape):
     inputs = on_device(normal(*shape, seed=1), normal(*shape[1:], seed=2))
-    names = [name for name, options in COMBINATIONS.items() if options.items() >= RESETS[reset].items()]
-    assert len(names) == 16
-    for name in names if shape == SHAPES[0] else names[len(shape) :: 6]:
+    names = [name for name in NAMES if COMBINATIONS[name].items() >= RESETS[reset].items()]
+    assert len(names) >= 8
+    for name in names if shape == SHAPES[0] else names[len(shape) :: len(names) // 2 - 1]:
         options = COMBINATIONS[name]
         expected = gradients(lambda c, s, o=options: lif_reference(c, s, **o), inputs)
         actual = gradients(lambda c, s, o=options: lif(c, s, backend="triton", **o), inputs)
