@@ -138,7 +138,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(torchrun, tiny_teacher, tm
 @pytest.fixture(scope="module")
 def command(tiny_teacher) -> list[str]:
     return ["-m", "spiketext", "distill", "--teacher", tiny_teacher, "--data", "demo", "--quiet", "--max-length", "24",
-            "--batch-size", "64", "--micro-batch", "16", "--copies", "0", "--epochs", "2", "--evals-per-epoch", "3",
+            "--batch-size", "64", "--micro-batch", "16", "--copies", "0", "--epochs", "1", "--evals-per-epoch", "4",
             "--patience", "99"]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import spiketext
 from spiketext import distillation, evaluation, training
+from spiketext.cli import main
 from spiketext.data import load
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 from spiketext.runs import Run
@@ -187,50 +188,38 @@ def test_the_plain_functions_take_keywords(tiny_teacher, columns, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "distill"])
+@pytest.mark.parametrize(("stage", "pauses"), [("pretrain", (0.0, 0.1)), ("distill", (0.03, 0.3))])
 def test_a_run_killed_several_times_ends_with_the_weights_of_one_never_stopped(
-    stage, stages, columns, corpus, tmp_path
+    stage, pauses, stages, columns, corpus, tmp_path
 ):
+    """Killed at a different moment each time: while a checkpoint is being written, right after it, between two."""
     folders = stages["folders"]
     flags = ["--quiet", "--threads", "1", "--batch-size", "16", "--max-length", "32", "--seed", "3"]
     if stage == "pretrain":
-        flags += ["--teacher", folders["teacher"], "--corpus", corpus, "--tokens", "3000", "--epochs", "5"]
+        flags += ["--teacher", folders["teacher"], "--corpus", corpus, "--tokens", "3000", "--epochs", "2"]
     else:
         flags += ["--teacher", folders["teacher"], "--student", folders["stage1"], "--data", columns["data"],
-                  "--text-column", "opinion", "--label-column", "verdict", "--epochs", "4", "--evals-per-epoch", "3",
+                  "--text-column", "opinion", "--label-column", "verdict", "--epochs", "2", "--evals-per-epoch", "4",
                   "--patience", "99"]  # fmt: skip
-    command = [sys.executable, "-m", "spiketext", stage, *flags]
+    command = [sys.executable, "-m", "spiketext", stage, *flags, "--out", str(tmp_path / "killed")]
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=env, capture_output=True)
-    kills = 0
-    for attempt in range(10):
-        process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=env, stderr=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL)  # fmt: skip
-        if kills >= 3:
-            assert process.wait(300) == 0
-            break
-        newest = _newest(tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        # a different moment each time: while a checkpoint is being written, right after it, between two of them
-        while process.poll() is None and time.monotonic() < deadline and _newest(tmp_path / "killed") == newest:
+
+    def kept() -> set[Path]:
+        return set((tmp_path / "killed" / "checkpoints").glob("checkpoint-*"))
+
+    for pause in pauses:
+        before, deadline = kept(), time.monotonic() + 300
+        process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None and time.monotonic() < deadline and not kept() - before:
             time.sleep(0.005)
-        time.sleep((0.0, 0.03, 0.1, 0.3)[attempt % 4])
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills >= 3, "the run was too short to be killed"
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL and kept() - before, "killed too early or too late"
+    for out in ("killed", "whole"):  # here, and in no process of its own: a start costs more than this training
+        assert main([stage, *flags, "--out", str(tmp_path / out)]) == 0
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
-
-
-def _newest(folder: Path) -> str:
-    return max((path.name for path in (folder / "checkpoints").glob("checkpoint-*")), default="", key=_step)
-
-
-def _step(name: str) -> int:
-    return int(name.rsplit("-", 1)[1])
 
 
 def test_a_run_older_than_an_option_goes_on(tmp_path):
