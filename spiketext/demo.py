@@ -47,9 +47,7 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
     )
     say("4/4 SpikeBERT, stage 2: the task")
     spiking = str(root / "spikebert")
-    distillation.distill(
-        DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=3, learning_rate=2e-4)
-    )
+    distillation.distill(DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=3))
     rows = [
         {"model": "TF-IDF + logistic regression", "accuracy": tfidf_baseline(texts)["accuracy"], "firing_rate": None}
     ]

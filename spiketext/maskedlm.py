@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from spiketext.models import SpikeBertForMaskedLM, SpikeBertModel, initialise_fr
 from spiketext.options import MlmOptions
 from spiketext.passages import TokenRows, passages
 from spiketext.runs import Run
-from spiketext.training import finish, new_student, prepare
+from spiketext.training import DENSE, finish, new_student, prepare
 
 IGNORED = -100  # the target of a token that is not to be found
 _MASKED, _OTHER = 0.8, 0.1  # of the tokens to be found become [MASK], or any piece; the rest stays
@@ -141,7 +142,7 @@ def mlm(options: MlmOptions) -> dict[str, Any]:
 
 def _network(options: MlmOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     """The network to train, its tokenizer, and what of it is new."""
-    if not options.spiking and (options.preset != "default" or options.time_steps):
+    if not options.spiking and (options.preset != MlmOptions.preset or options.time_steps):
         raise ValueError("preset and time_steps: are of a spiking network; add --spiking, or leave them out")
     if options.model is None:
         return _new_network(options)
@@ -152,26 +153,20 @@ def _network(options: MlmOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     if encoder is None or isinstance(encoder, SpikeBertModel):
         model, new_head = checkpoints.masked_lm_for_training(options.model)
         return model, tokenizer, {"new_head": new_head}
-    student = SpikeBertForMaskedLM(new_student(options, tokenizer, encoder.config))
+    student = _new_model(options, tokenizer, encoder.config)
     pairs = layer_map(student.config.num_hidden_layers, encoder.config.num_hidden_layers)
-    copied = initialise_from_teacher(student.spikebert, encoder, pairs)
+    copied = initialise_from_teacher(student.base_model, encoder, pairs)
     return student, tokenizer, {"new_head": True, "initialised_tensors": copied}
 
 
 def _new_network(options: MlmOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
     if not options.vocab:
         raise ValueError("mlm: expected --model NAME to start from, or --vocab FILE for a new network; give one")
-    if options.width < 1 or options.width % 32:
-        raise ValueError(f"width: expected a multiple of 32, the width of an attention head; got {options.width}")
     tokenizer = checkpoints.new_tokenizer(options.vocab)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=options.width,
-        num_hidden_layers=options.layers or 6,
-        num_attention_heads=options.width // 32,
-        intermediate_size=4 * options.width,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    spiking = options.spiking
-    model = SpikeBertForMaskedLM(new_student(options, tokenizer, config)) if spiking else BertForMaskedLM(config)
+    model = _new_model(options, tokenizer)
     return model, tokenizer, {"new_head": True, "lower_case": bool(tokenizer.do_lower_case)}
+
+
+def _new_model(options: MlmOptions, tokenizer: PreTrainedTokenizerBase, sizes: Any = None) -> PreTrainedModel:
+    config = new_student(options if options.spiking else replace(options, preset=DENSE), tokenizer, sizes)
+    return BertForMaskedLM(config) if isinstance(config, BertConfig) else SpikeBertForMaskedLM(config)

@@ -83,8 +83,9 @@ class StudentOptions(NeuronOptions):
     """What a student looks like; ignored where the student is given as a folder."""
 
     preset: str = _option(
-        "default",
-        "default (ours), ternary, integer, signed, paper, authors-stage1, authors-stage2, or dense: a BERT, no spikes",
+        "ternary",
+        "of the neurons: ternary (ON/OFF pairs, one step), binary (T = 4), integer, signed; paper, authors-stage1, "
+        "authors-stage2: other networks; dense: a BERT, no spikes",
     )
     layers: int = _option(0, "blocks; 0: as many as the teacher (6 without one)")
     width: int = _option(0, "features of a token; 0: as many as the teacher (384 without one)")
@@ -124,7 +125,7 @@ class TrainOptions(WordOptions, RateOptions, StudentOptions, TrainingOptions, Ta
     start: str | None = _option(None, "folder of a model to start from")
     tokenizer: str = _option("minilm", "tokenizer of a new network: minilm, a Hugging Face name or a folder")
     epochs: float = _option(5.0, "passes over the rows")
-    learning_rate: float = _option(2e-4, "peak, after the warm-up")
+    learning_rate: float = _option(5e-4, "peak, after the warm-up")
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,6 @@ class MlmOptions(StudentOptions, CorpusOptions):
     model: str | None = _option(None, "encoder to start from: minilm, a Hugging Face name or a folder; else a new one")
     vocab: str | None = _option(None, "of a new network: file of WordPieces, one a line; it says what is lower-cased")
     spiking: bool = _option(False, "train a spiking network; with a dense --model it starts from its weights")
-    width: int = _option(384, "of a new network: features of a token; it has a head for each 32 of them")
     hidden: float = _option(0.15, "share of the tokens of a passage that are to be found")
     batch_size: int = _option(64, "passages in one optimiser step")
 
@@ -180,6 +180,7 @@ class DistillOptions(DistillationOptions, TaskOptions):
 
     student: str | None = _option(None, "folder of stage 1; without it a new student is made")
     epochs: float = _option(5.0, "passes over the rows")
+    learning_rate: float = _option(5e-4, "peak, after the warm-up; the paper's 5e-5 needs many more steps")
     feature_weight: float = _option(0.1, "of the features, eq. 8; 0 switches the term off")
     embedding_weight: float = _option(0.1, "of the embedding, eq. 8")
     logit_weight: float = _option(1.0, "of KL(teacher || student), eq. 8")

@@ -200,7 +200,7 @@ def tiny_teacher(tiny_tokenizer, tmp_path_factory) -> str:
     return folder
 
 
-def student_config(tokenizer, preset: str = "default", **changes) -> SpikeBertConfig:
+def student_config(tokenizer, preset: str = "binary", **changes) -> SpikeBertConfig:
     """A student of the tiny teacher's sizes."""
     from spiketext.models import PRESETS, SpikeBertConfig
 
@@ -208,7 +208,7 @@ def student_config(tokenizer, preset: str = "default", **changes) -> SpikeBertCo
     return SpikeBertConfig(**{**PRESETS[preset], **TINY, **own, **changes})
 
 
-def classifier(tokenizer, preset: str = "default", **changes) -> SpikeBertForSequenceClassification:
+def classifier(tokenizer, preset: str = "binary", **changes) -> SpikeBertForSequenceClassification:
     """A spiking classifier of the tiny teacher's sizes with random weights, the same ones each time."""
     import torch
 
@@ -229,7 +229,7 @@ def saved(tiny_tokenizer, tmp_path_factory) -> Callable[..., str]:
     """Save a classifier of these settings, whose weights a function may change first, and return its folder."""
     import torch
 
-    def save(preset: str = "default", change=lambda model: None, **changes) -> str:
+    def save(preset: str = "binary", change=lambda model: None, **changes) -> str:
         model, folder = classifier(tiny_tokenizer, preset, **changes), str(tmp_path_factory.mktemp("model"))
         with torch.no_grad():
             change(model)

@@ -212,7 +212,7 @@ def test_a_spiking_network_starts_from_a_dense_one_goes_on_and_becomes_a_student
     again = spiketext.mlm(corpus=corpus, model=str(tmp_path / "a"), out=str(tmp_path / "b"), **small)
     assert again["new_head"] is False and again["validation"]["loss"] < first["validation"]["loss"]
     student = checkpoints.load_for_training(str(tmp_path / "b"), num_labels=2)
-    assert isinstance(student, SpikeBertForSequenceClassification) and student.config.time_steps == 4
+    assert isinstance(student, SpikeBertForSequenceClassification) and student.config.code == "ternary"
     saved = load_file(tmp_path / "b" / "model.safetensors")
     assert torch.equal(
         student.spikebert.layers[0].attention.qkv.weight, saved["spikebert.layers.0.attention.qkv.weight"]
@@ -234,7 +234,7 @@ def test_a_dense_encoder_without_a_head_gets_one_and_that_is_said(tiny_teacher, 
         ({}, "expected --model NAME to start from, or --vocab FILE"),
         ({"vocab": "{vocab}", "max_length": 513}, "max_length: expected at most 512, .* got 513"),
         ({"vocab": "{vocab}", "hidden": 1.0}, "hidden: expected a share between 0 and 1, got 1.0"),
-        ({"vocab": "{vocab}", "width": 100}, "width: expected a multiple of 32"),
+        ({"vocab": "{vocab}", "width": 100}, r"hidden_size \(100\) must be a multiple of num_attention_heads \(3\)"),
         ({"vocab": "{vocab}", "time_steps": 2}, "are of a spiking network; add --spiking"),
         ({"vocab": "{vocab}", "model": "minilm"}, "has a tokenizer of its own"),
         ({"vocab": "{vocab}", "corpus": "{empty}"}, "no sentence of 4 words or more"),

@@ -66,7 +66,7 @@ def own(tmp_path_factory) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("preset", ["default", "signed", "paper", "authors-stage2"])
+@pytest.mark.parametrize("preset", ["ternary", "binary", "signed", "paper", "authors-stage2"])
 def test_the_answer_after_the_last_step_is_the_answer(preset, tiny_tokenizer):
     model = classifier(tiny_tokenizer, preset)
     steps = answers_by_step(model, tiny_tokenizer, TEXTS)

@@ -62,16 +62,17 @@ def fit_labels(model, tokenizer, rows: TextRows, epochs: int, learning_rate: flo
 
 @pytest.fixture(scope="module")
 def fresh(tiny_tokenizer):
-    """The student of the laws, as it is born."""
-    return classifier(tiny_tokenizer, hidden_size=48, intermediate_size=192)
+    """A student of the laws with binary neurons and four steps, as it is born."""
+    return classifier(tiny_tokenizer, "binary", hidden_size=48, intermediate_size=192)
 
 
 @pytest.fixture(scope="module")
 def trained(demo, tiny_tokenizer):
-    """A student that starts from larger weights, so that five passes over the shipped reviews teach it much."""
+    """A ternary student; larger weights at birth let five passes over the shipped reviews teach it much."""
     part = demo.splits["train"]
     rows = TextRows(part.texts, tiny_tokenizer, 64, labels=part.labels)
-    start = classifier(tiny_tokenizer, hidden_size=48, intermediate_size=192, initializer_range=0.1)
+    sizes = {"hidden_size": 48, "intermediate_size": 192, "initializer_range": 0.1}
+    start = classifier(tiny_tokenizer, "ternary", **sizes)
     return fit_labels(start, tiny_tokenizer, rows, epochs=5, learning_rate=8e-3)
 
 
@@ -335,7 +336,7 @@ def test_the_residual_is_the_input_and_what_both_halves_of_each_block_add(fresh,
     torch.testing.assert_close(encoded.last_hidden_state, encoded.embedding + torch.stack(added).sum(0))
 
 
-@pytest.mark.parametrize("name", ["default", *OLD_DESIGNS])
+@pytest.mark.parametrize("name", ["ternary", "binary", *OLD_DESIGNS])
 def test_gradients_are_finite_where_a_token_sends_no_spike(tiny_tokenizer, reviews, name):
     """As padding does in the paper's design, whose vector is zero."""
     model = classifier(tiny_tokenizer, name).train()
@@ -344,7 +345,7 @@ def test_gradients_are_finite_where_a_token_sends_no_spike(tiny_tokenizer, revie
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("name", ["default", *OLD_DESIGNS])
+@pytest.mark.parametrize("name", ["ternary", "binary", *OLD_DESIGNS])
 def test_gradients_reach_every_parameter(tiny_tokenizer, reviews, name):
     changes = {"beta": 0.9, "gain": 1.0} if name == "authors-stage1" else {}  # with tau = 10 its attention is silent
     model = classifier(tiny_tokenizer, name, max_position_embeddings=64, **changes).train()

@@ -43,7 +43,7 @@ def loss_of(model, teacher, tokenizer, batch, **options) -> tuple[torch.Tensor, 
     return torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum(), objective
 
 
-@pytest.mark.parametrize("preset", ["dense", "default"])
+@pytest.mark.parametrize("preset", ["dense", "ternary", "binary"])
 @pytest.mark.parametrize("transform", ["sum-linear-norm", "mean-norm-mlp", "sum-linear"])
 def test_the_loss_of_a_narrower_student_reaches_every_weight(preset, transform, teacher, tiny_tokenizer, batch):
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_a_width_keeps_the_heads_of_the_teacher_and_constants_reach_every_neuron
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"preset": "dence"}, "preset: expected one of default, .*, dense, got 'dence'"),
+        ({"preset": "dence"}, "preset: expected one of ternary, .*, dense, got 'dence'"),
         ({"preset": "dense", "beta": 0.5, "time_steps": 2}, "--beta, --time-steps: a student of preset dense has no"),
         ({"preset": "signed", "beta": 0.5}, "--beta: a student of preset signed has no such thing"),
         ({"width": 30, "heads": 4}, "must be a multiple of num_attention_heads"),

@@ -93,7 +93,7 @@ def test_the_folder_of_a_model_is_complete(stages):
     assert "checkpoints" not in names
     assert not list(folder.rglob("*.bin")) and not list(folder.rglob("*.pt"))
     config = json.loads((folder / "config.json").read_text())
-    assert config["time_steps"] == 4 and config["id2label"] == {"0": "bad", "1": "good"}
+    assert (config["code"], config["time_steps"]) == ("ternary", 1) and config["id2label"] == {"0": "bad", "1": "good"}
 
 
 def test_every_loss_term_is_logged(stages):
