@@ -84,7 +84,7 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
              for name in everything if name.startswith("ours") and name != OURS]  # fmt: skip
     rows.append({"table": "factors of ours", "changed": "float32, no buckets, against SpikingJelly's"}
                 | samples.ratio("ours, float32, no buckets", "SpikingJelly, no buckets")
-                if "SpikingJelly, no buckets" in samples.seconds else absent("spikingjelly is not installed",
+                if "SpikingJelly, no buckets" in samples.seconds else absent(no_spikingjelly(ours),
                 table="factors of ours", changed="against SpikingJelly's"))  # fmt: skip
     for name in answers:
         row = single.row(name, DENSE, table="latency of one text", network=name)
@@ -112,13 +112,21 @@ def networks(ours: Any, dense: Any, options: BenchOptions) -> tuple[dict[str, An
         found |= {"dense BERT, bf16": _buckets(dense, theirs, True), "ours, bf16": _buckets(ours, mine, True)}
     else:
         missing |= dict.fromkeys(("dense BERT, bf16", "ours, bf16"), "this processor does not compute in bf16")
-    if installed("spikingjelly"):
+    reason = no_spikingjelly(ours)
+    if reason:
+        missing["SpikingJelly"] = reason
+    else:
         from benchmarks.plain import PlainSpikeBert
 
         found["SpikingJelly"] = _buckets(PlainSpikeBert(ours), mine)
-    else:
-        missing["SpikingJelly"] = "spikingjelly is not installed"
     return found, missing
+
+
+def no_spikingjelly(ours: Any) -> str:
+    """Why the network cannot be built from SpikingJelly's LIFNode; empty when it can."""
+    if not installed("spikingjelly"):
+        return "spikingjelly is not installed"
+    return "" if ours.config.code == "binary" else f"SpikingJelly's LIFNode sends no {ours.config.code} spikes"
 
 
 def unordered(ours: Any, dense: Any, options: BenchOptions) -> dict[str, Answer]:
@@ -126,7 +134,7 @@ def unordered(ours: Any, dense: Any, options: BenchOptions) -> dict[str, Answer]
     assert options.model and options.teacher
     mine, theirs = checkpoints.load_tokenizer(options.model), checkpoints.load_tokenizer(options.teacher)
     found = {DENSE: _in_order(dense, theirs), OURS: _in_order(ours, mine)}
-    if installed("spikingjelly"):
+    if not no_spikingjelly(ours):
         from benchmarks.plain import PlainSpikeBert
 
         found["SpikingJelly"] = _in_order(PlainSpikeBert(ours), mine)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -74,7 +75,8 @@ class TokenFile:
     def __init__(self, folder: Path):
         self.lengths = np.fromfile(folder / "lengths.bin", np.int32)
         self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        self._stream = (folder / "ids.bin").open("rb")
+        self._ids = os.open(folder / "ids.bin", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._ids)
 
     @classmethod
     def write(cls, folder: Path, rows: Iterator[list[int]]) -> TokenFile:
@@ -97,7 +99,7 @@ class TokenFile:
 
     def __getitem__(self, row: int) -> list[int]:
         """The ids of a row."""
-        return np.frombuffer(os.pread(self._stream.fileno(), 4 * int(self.lengths[row]), 4 * int(self.starts[row])),
+        return np.frombuffer(os.pread(self._ids, 4 * int(self.lengths[row]), 4 * int(self.starts[row])),
                              np.uint32).tolist()  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -145,7 +146,7 @@ def new_student(
 
     Sizes that are not asked for are the preset's or those of the teacher (its config); with another width a head stays
     as wide as it was and the feed-forward keeps its ratio. Raises ValueError for an unknown preset and for constants
-    that its neurons do not have; as `SpikeBertConfig` for sizes and constants that do not fit together.
+    that its neurons do not have, and for sizes and constants that do not fit together.
     """
     presets = PRESETS | {DENSE: {}}
     if options.preset not in presets:
@@ -154,8 +155,11 @@ def new_student(
     if teacher is not None:
         sizes |= {name: getattr(teacher, name) for name in _SIZES if getattr(teacher, name, None) is not None}
     sizes |= presets[options.preset]
-    config = SpikeBertConfig(**sizes)
-    config = SpikeBertConfig(**(sizes | _shape(options, config) | _constants(options, config)))
+    try:
+        config = SpikeBertConfig(**sizes)
+        config = SpikeBertConfig(**(sizes | _shape(options, config) | _constants(options, config)))
+    except StrictDataclassClassValidationError as error:
+        raise ValueError(str(error.__cause__)) from error
     if options.preset != DENSE:
         return config
     return BertConfig(**{name: getattr(config, name) for name in ("pad_token_id", *_SIZES)})

@@ -125,12 +125,13 @@ def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, m
     assert "| both |" in Path("experiments/RESULTS.md").read_text(encoding="utf-8")
     assert json.loads(Path("runs/tiny/both-0/config.json").read_text())["hidden_size"] == 16
     Path("experiments/look.toml").write_text(
-        'title = "l"\nscale = "1x16"\ndata = "demo"\nseeds = [0]\nenergy = 4\nmaps = 2\n'
+        f'title = "l"\nscale = "1x16"\ndata = "{own}"\nseeds = [0]\nenergy = 4\nmaps = 2\n'
         '[[rows]]\nrow = "teacher"\nkind = "evaluate"\nfrom = "tiny:teacher"\n'
         '[[rows]]\nrow = "both"\nkind = "evaluate"\nfrom = "tiny:both"\n'
     )
     look = reproduce.reproduce(folder, "look")["json"]
-    names = ["demo", *(f"demo-{text}-{row}" for row in ("teacher", "both") for text in (1, 2))]
+    slug = str(own).replace("/", "-")
+    names = [slug, *(f"{slug}-{text}-{row}" for row in ("teacher", "both") for text in (1, 2))]
     assert look["pictures"] == [f"figures/look-{name}.png" for name in names]
     assert all((folder / path).stat().st_size for path in look["pictures"])
     found = {(cell["row"], cell["metric"]): cell for cell in look["cells"]}

@@ -117,7 +117,7 @@ def test_a_width_keeps_the_heads_of_the_teacher_and_constants_reach_every_neuron
     ],
 )
 def test_a_student_that_cannot_be_is_refused_with_what_is_wrong(wrong, message, teacher, tiny_tokenizer):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(ValueError, match=message):
         new_student(DistillOptions(**wrong), tiny_tokenizer, teacher.config)
 
 
