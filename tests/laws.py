@@ -298,8 +298,12 @@ class Rates:
 
 @torch.inference_mode()
 def firing_rates(model: nn.Module, texts: Sequence[Text], size: int = 16, **padding: int) -> dict[str, float]:
-    """Rates of real tokens by layer, counted here one by one and by RateCounter, which must agree."""
+    """Rates of real tokens by layer, counted here one by one and by RateCounter, which must agree.
+
+    A ternary spike is sent by an ON or an OFF neuron: the rate is that of the busier kind.
+    """
     fired: dict[str, float] = {}
+    positive: dict[str, float] = {}
     possible: dict[str, float] = {}
     counter = RateCounter()
     with counter.counting(model), recording(model) as spikes:
@@ -310,6 +314,7 @@ def firing_rates(model: nn.Module, texts: Sequence[Text], size: int = 16, **padd
             model.eval()(**batch)
             for name, layer in spikes.items():
                 fired[name] = fired.get(name, 0.0) + float((layer[:, real] != 0).sum())
+                positive[name] = positive.get(name, 0.0) + float((layer[:, real] > 0).sum())
                 possible[name] = possible.get(name, 0.0) + layer[:, real].numel()
     whole: dict[str, list[str]] = {}
     for name in fired:
@@ -320,7 +325,7 @@ def firing_rates(model: nn.Module, texts: Sequence[Text], size: int = 16, **padd
         assert abs(counter.rates[name] - mine) < 1e-5, name
     assert counter.rate is not None
     assert abs(counter.rate - sum(fired.values()) / sum(possible.values())) < 1e-5
-    return {name: fired[name] / possible[name] for name in fired}
+    return {name: max(positive[name], fired[name] - positive[name]) / possible[name] for name in fired}
 
 
 def check_rates(model: nn.Module, tokenizer: Any, texts: Sequence[str], lengths: Sequence[int] = (16, 256)) -> Rates:

@@ -204,11 +204,12 @@ def test_every_linear_reads_binary_spikes_and_so_do_both_attention_products(stat
     model = request.getfixturevalue(state)
     seen = linear_inputs(model, batch)
     assert len(seen) == 4 * 2 + 1
-    assert {name: values(read) for name, read in seen.items()} == {name: {0.0, 1.0} for name in seen}
+    sent = {0.0, 1.0} if state == "fresh" else {-1.0, 0.0, 1.0}  # binary; or ON/OFF pairs of binary neurons
+    assert {name: values(read) for name, read in seen.items()} == dict.fromkeys(seen, sent)
     with recording(model) as spikes:
         model(**batch)
     products = {name: values(s) for name, s in spikes.items() if name[-2:] in (".q", ".k", ".v")}
-    assert products == {name: {0.0, 1.0} for name in products} and len(products) == 2 * 3
+    assert products == dict.fromkeys(products, sent) and len(products) == 2 * 3
 
 
 @pytest.mark.parametrize(
@@ -426,7 +427,8 @@ def test_no_weight_is_changed_by_loading_not_even_the_vector_of_the_padding(fres
 def test_one_folder_carries_tokenizer_labels_and_spike_settings(folder, tiny_tokenizer):
     config = transformers.AutoConfig.from_pretrained(folder)
     assert type(config) is SpikeBertConfig
-    assert (config.time_steps, config.beta, config.threshold, config.attention_threshold) == (4, 0.9, 1.0, 0.25)
+    assert (config.time_steps, config.beta, config.threshold, config.attention_threshold) == (1, 0.9, 0.6, 0.6)
+    assert config.code == "ternary"
     assert config.id2label == {0: "negative", 1: "positive"} and config.label2id == {"negative": 0, "positive": 1}
     assert load_tokenizer(folder).get_vocab() == tiny_tokenizer.get_vocab()
 
