@@ -145,7 +145,7 @@ def test_rates_that_all_words_share_do_not_keep_the_tailored_network_from_learni
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     learned = sum(losses[-20:]) / 20 < 0.4
     assert learned == (filters is RateLinear), losses[-1]
 
