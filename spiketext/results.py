@@ -217,9 +217,8 @@ def _columns(result: dict[str, Any], rows: dict[str, dict[str, dict]]) -> Show:
 def _account_columns(rows: dict[str, dict[str, dict]]) -> Show:
     """The columns of a table with rows of kind energy or attack: whatever was measured."""
     metrics = list(dict.fromkeys(metric for cells in rows.values() for metric in cells))
-    shown: Show = {
-        f"{m.replace('_', ' ')} {UNITS.get(m, '%')}".strip(): lambda c, m=m: _spread(c.get(m)) for m in metrics
-    }  # type: ignore[misc]
+    heads = {m: f"{m.replace('_', ' ')} {UNITS.get(m, '%')}".strip() for m in metrics}
+    shown: Show = {head: lambda c, m=m: _spread(c.get(m)) for m, head in heads.items()}  # type: ignore[misc]
     if "success_rate" in metrics:
         shown["seconds"] = lambda c: _seconds(next(iter(c.values())))
     return shown | {"seeds": lambda c: _seeds(next(iter(c.values())))}
