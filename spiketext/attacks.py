@@ -88,7 +88,11 @@ class Victim:
 
 
 class Attacker:
-    """A recipe with its sources: (victim, text, gold) -> a record of the attack. Raises as the sources."""
+    """A recipe with its sources: (victim, text, gold) -> a record of the attack.
+
+    row_name is the recipe with what its words and similarities come from, "textfooler[enwiki-sgns, minilm]". Raises as
+    the sources, and ValueError when options.recipe is such a name and not this one.
+    """
 
     def __init__(self, recipe: Recipe, options: AttackOptions):
         self.recipe = recipe
@@ -97,7 +101,12 @@ class Attacker:
         self.similarity = Similarity(options.encoder) if recipe.similarity else None
         self.cosine = cosine_for(options.encoder, recipe.similarity)
         used = [self.source.name] + ([self.similarity.name] if self.similarity else [])  # type: ignore[attr-defined]
-        self.row_name = f"{options.recipe}[{', '.join(used)}]"
+        self.row_name = f"{options.recipe.partition('[')[0]}[{', '.join(used)}]"
+        if "[" in options.recipe and options.recipe != self.row_name:
+            raise ValueError(
+                f"recipe: asked is {options.recipe!r}, but the resources make it {self.row_name!r}; name it so, "
+                "or change vectors, masked_lm or encoder"
+            )
 
     def _source(self, options: AttackOptions) -> Source:
         if self.recipe.source == "wordnet":
@@ -169,7 +178,8 @@ def attack(options: AttackOptions) -> dict[str, Any]:
     if options.draws < 1 or options.limit < 1:
         raise ValueError(f"draws and limit: expected at least 1, got {options.draws} and {options.limit}")
     changes = {name: getattr(options, name) for name in ("max_changed", "candidates", "similarity")}
-    recipe = recipe_of(options.recipe, options.setting, **changes)
+    name = options.recipe.partition("[")[0]
+    recipe = recipe_of(name, options.setting, **changes)
     reading = {name: getattr(options, name) for name in DataOptions.__dataclass_fields__ if name != "data"}
     checkpoints.quiet()
     if options.threads:
@@ -190,7 +200,7 @@ def attack(options: AttackOptions) -> dict[str, Any]:
         note_test_reading(Path(options.model), about)
     victim = Victim(model, tokenizer, options.noise, options.draws, options.batch_size)
     records, seconds = _attack_all(run.out, rows, part, labels, attacker, victim, options.quiet)
-    result = about | {"row": attacker.row_name, "recipe": options.recipe, "setting": options.setting,
+    result = about | {"row": attacker.row_name, "recipe": name, "setting": options.setting,
                       "noise": victim.noise, "draws": options.draws if victim.noisy else None,
                       "max_changed": recipe.max_changed, "candidates": recipe.candidates,
                       "similarity_level": recipe.similarity, "least_cosine": attacker.cosine,

@@ -8,17 +8,21 @@
     points                   a CSV of published points for the picture of accuracy against energy
     [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
-      from                   the row to start from or to read: its run, or EXPERIMENT:RUN
+      from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN
       teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE
-      encoder                an experiment with [mlm], in place of a teacher's model or of the tokenizer of kind train
+      encoder                an experiment with [mlm], in place of a teacher's model, of the tokenizer of kind train or
+                             of the masked language model of an attack
       grid                   lists of options: a row for each value, and a picture over them; a row with `from` and the
                              same grid goes on from the row at the same value
 
 An experiment without rows trains on unlabelled text: [pretrain] holds the options of stage 1, whose teacher `encoder`
 may name; [mlm] those of an encoder.
 
-In `paper`, `cost_s`, `student`, `encoder` and every option a table stands for one value for each data set; `cost_s`
-may be a list along the grid.
+A row of kind attack names the substitutes of its recipe, "pwws[enwiki-sgns, minilm]", and others are refused; `split`
+is the experiment's, seeds are those of the victim and of the texts drawn.
+
+In `paper`, `cost_s`, `from`, `student`, `encoder` and every option a table stands for one value for each data set;
+`cost_s` may be a list along the grid.
 """
 
 from __future__ import annotations
@@ -31,7 +35,15 @@ from pathlib import Path
 from typing import Any
 
 from spiketext import results
-from spiketext.options import ConvertOptions, DistillOptions, MlmOptions, PretrainOptions, TeacherOptions, TrainOptions
+from spiketext.options import (
+    AttackOptions,
+    ConvertOptions,
+    DistillOptions,
+    MlmOptions,
+    PretrainOptions,
+    TeacherOptions,
+    TrainOptions,
+)
 
 KINDS: dict[str, type | tuple[str, ...]] = {
     "tfidf": (),
@@ -39,6 +51,7 @@ KINDS: dict[str, type | tuple[str, ...]] = {
     "train": TrainOptions,
     "distill": DistillOptions,
     "convert": ConvertOptions,
+    "attack": AttackOptions,
     "evaluate": ("time_steps",),
     "energy": ("limit", "length"),
 }
@@ -140,8 +153,9 @@ def _expand(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def tagged(run: str, at: dict[str, Any]) -> str:
-    """The folder of a row of a grid."""
-    return "-".join([run, *(f"{key}-{value}" for key, value in at.items())])
+    """The folder of a row of a grid; what a recipe has in brackets is left out."""
+    short = {key: value.partition("[")[0] if isinstance(value, str) else value for key, value in at.items()}
+    return "-".join([run, *(f"{key}-{value}" for key, value in short.items())])
 
 
 def of_set(value: Any, data: str) -> Any:
@@ -155,7 +169,7 @@ def sets_of(spec: dict[str, Any]) -> list[str]:
 
 
 def find(folder: Path, spec: dict[str, Any], reference: str, row: dict[str, Any]) -> tuple[dict, dict]:
-    """The experiment and the row that `from` or `teacher` of a row means, at the same scale and place of the grid.
+    """The experiment and the row that a reference in a row means, at the same scale and place of the grid.
 
     Raises ValueError when there is none.
     """
@@ -167,6 +181,14 @@ def find(folder: Path, spec: dict[str, Any], reference: str, row: dict[str, Any]
                 return there, other
     known = ", ".join(other["run"] for other in there["rows"] if "run" in other)
     raise ValueError(f"{spec['path']}: row {row['row']!r} wants {reference!r}, expected a run of {known or 'no row'}")
+
+
+def source_of(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -> tuple[dict, dict]:
+    """The experiment and the row that `from` of a row means on a data set; raises ValueError when there is none."""
+    reference = of_set(row.get("from"), data)
+    if reference is None:
+        raise ValueError(f"{spec['path']}: row {row['row']!r} has no from for {data}; name a run or EXPERIMENT:RUN")
+    return find(folder, spec, reference, row)
 
 
 def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> tuple[dict, dict]:
@@ -193,8 +215,8 @@ def against(spec: dict[str, Any]) -> str | None:
 
 def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether a row's network has neurons that fire."""
-    if row["kind"] in ("evaluate", "energy"):
-        return is_spiking(folder, *find(folder, spec, row["from"], row))
+    if row["kind"] in ("evaluate", "energy", "attack"):
+        return is_spiking(folder, *source_of(folder, spec, row, sets_of(spec)[0]))
     student = of_set(row.get("student"), sets_of(spec)[0])
     asked = unlabelled_of(folder, student, spec["at"])["pretrain"] if student else row.get("options", {})
     dense = asked.get("model") in _DENSE or asked.get("preset") == "dense"

@@ -212,7 +212,10 @@ class AttackOptions(DataOptions):
     """Attack a classifier by substituting words."""
 
     model: str = _option("", "folder of the model")
-    recipe: str = _option("textfooler", "textfooler, bert-attack, textbugger or pwws")
+    recipe: str = _option(
+        "textfooler",
+        "textfooler, bert-attack, textbugger or pwws; a row of a result, pwws[...], asks for its resources",
+    )
     setting: str = _option("paper", "paper (all as SNN-TextCNN compares them) or own (each as its own paper has it)")
     noise: str = _option("fixed", "of Poisson spikes: fixed (for a text), fresh (at every query) or expectation")
     draws: int = _option(8, "noises of an expectation, and of the check after an attack")

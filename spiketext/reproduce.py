@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiketext import conversion, distillation, maskedlm, published, training
+from spiketext import attacks, conversion, distillation, maskedlm, published, training
 from spiketext.about import machine, versions
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
@@ -23,11 +23,11 @@ from spiketext.experiments import (
     KINDS,
     UNLABELLED,
     against,
-    find,
     is_spiking,
     of_set,
     read,
     sets_of,
+    source_of,
     teacher_of,
     unlabelled_of,
 )
@@ -35,7 +35,7 @@ from spiketext.figures import accuracy_against_energy, line_curves
 from spiketext.figures import save as picture
 from spiketext.insight import legible, look_inside
 from spiketext.portraits import attention_map
-from spiketext.results import ACCOUNTS, UNITS, packed, save, table, unpacked
+from spiketext.results import ACCOUNTS, ATTACKED, UNITS, packed, save, table, unpacked
 from spiketext.results import load as load_result
 
 STAGES: dict[str, Callable] = {
@@ -43,10 +43,12 @@ STAGES: dict[str, Callable] = {
     "train": training.train,
     "distill": distillation.distill,
     "convert": conversion.convert,
+    "attack": attacks.attack,
     "pretrain": distillation.pretrain,
     "mlm": maskedlm.mlm,
 }
 _METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
+_READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm"}  # what `encoder` of a row is; of the others the model
 Say = Callable[[str], None]
 
 
@@ -130,6 +132,8 @@ def _plan(
 def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
     """The metrics of the set, the main one first, then what a row of its kind has beside them."""
     scores = _METRICS[main]
+    if row["kind"] == "attack":
+        return list(ATTACKED)
     if row["kind"] == "energy":
         return [scores[0], *ACCOUNTS]
     rate = ["firing_rate"] if is_spiking(folder, spec, row) else []
@@ -152,6 +156,9 @@ def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: flo
         missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
         cell["correct"] += [None] * missing + [packed(outcome["correct"])]
         cell["texts"] = len(outcome["correct"])
+    interval = outcome.get("intervals", {}).get(cell["metric"])
+    if interval is not None or "intervals" in cell:
+        cell["intervals"] = [*cell.get("intervals", [None] * len(cell["seeds"])), interval]
     cell["seeds"].append(seed)
     cell["values"].append(None if value is None else round(value, 6 if cell["unit"] == "mJ" else 3))
     cell["wall_s"].append(round(outcome.get("wall_s", seconds), 1))
@@ -169,6 +176,8 @@ def _run_row(
     if row["kind"] == "tfidf":
         return _in_units(tfidf_baseline(text_set, split))
     out, trained = _train(folder, spec, data, row, seed, data_dir)
+    if row["kind"] == "attack":
+        return _attacked(trained)
     asked = row.get("options", {})
     if row["kind"] == "energy":
         account = energy(out, text_set, "validation", **{"limit": spec.get("energy"), **asked})
@@ -192,7 +201,7 @@ def _in_units(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> dict[str, Any] | None:
     """What the result file of the row that this one reads says, so that test is not read again; None when nothing."""
-    there, other = find(folder, spec, row["from"], row)
+    there, other = source_of(folder, spec, row, data)
     saved = load_result(folder, there["name"], there["at"]) if there is not spec else None
     known: dict[str, Any] = {}
     for cell in (saved or {"cells": []})["cells"]:
@@ -203,6 +212,15 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> 
             if place < len(cell.get("correct", [])) and cell["correct"][place]:
                 known["correct"] = unpacked(cell["correct"][place], cell["texts"])
     return known or None
+
+
+def _attacked(found: dict[str, Any]) -> dict[str, Any]:
+    """What `attack` returns as the metrics of a row, `results.ATTACKED`, with intervals of those that have one."""
+    factors = {name: 100 if unit == "%" else 1 for name, unit in ATTACKED.items()}
+    known = {name: by * found[name] for name, by in factors.items() if found.get(name) is not None}
+    ends = {name: found[f"{name}_interval"] for name in known if f"{name}_interval" in found}
+    intervals = {name: [round(factors[name] * end, 2) for end in both] for name, both in ends.items()}
+    return known | {"intervals": intervals, "wall_s": found["wall_s"]}
 
 
 def _account(found: dict[str, Any]) -> dict[str, Any]:
@@ -239,22 +257,24 @@ def _train(
         return _train(folder, where[0], data, where[1], seed, data_dir)
 
     if row["kind"] in ("evaluate", "energy"):
-        return made(find(folder, spec, row["from"], row))
+        return made(source_of(folder, spec, row, data))
     options = KINDS[row["kind"]]
     assert isinstance(options, type)
     mine = {key: of_set(value, data) for key, value in row.get("options", {}).items()}
     asked = {key: value for key, value in mine.items() if value is not None}
     asked |= {"data": data, "data_dir": data_dir, "seed": seed}
-    if "from" in row:
-        start = made(find(folder, spec, row["from"], row))
-        asked["model" if row["kind"] == "convert" else "start"] = start[0]
+    if row["kind"] == "attack":
+        asked |= {"split": spec.get("split", "test"), "model": made(source_of(folder, spec, row, data))[0]}
+    elif "from" in row:
+        asked["model" if row["kind"] == "convert" else "start"] = made(source_of(folder, spec, row, data))[0]
     if row["kind"] == "distill":
         asked["teacher"] = made(teacher_of(folder, spec, row))[0]
         student = of_set(row.get("student"), data)
         if student:
             asked["student"] = unlabelled(folder, student, data_dir, spec["at"])
-    encoder, reads = of_set(row.get("encoder"), data), "tokenizer" if row["kind"] == "train" else "model"
-    if encoder and reads not in asked:
+    encoder, reads = of_set(row.get("encoder"), data), _READS_ENCODER.get(row["kind"], "model")
+    idle = row["kind"] == "attack" and not asked.get("recipe", "").startswith("bert-attack")
+    if encoder and reads not in asked and not idle:
         asked[reads] = unlabelled(folder, encoder, data_dir, spec["at"])
     root = Path("runs") / (f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"])
     root /= data.replace("/", "-") if isinstance(spec["data"], list) else ""

@@ -36,7 +36,15 @@ ACCOUNTS = {  # metrics of a row of kind energy, for one text of the validation 
     "break-even int8, from cache": "%",
     "break-even int8, from DRAM": "%",
 }
-UNITS = ACCOUNTS | {"firing_rate": "%", "parameters": "M", "energy": "mJ"}  # all others are shares, in %
+ATTACKED = {  # metrics of a row of kind attack (`attacks.measures`), and their units
+    "clean_accuracy": "%",
+    "accuracy_under_attack": "%",
+    "success_rate": "%",
+    "mean_queries": "",
+    "changed_share": "%",
+    "success_holds": "%",
+}
+UNITS = ACCOUNTS | ATTACKED | {"firing_rate": "%", "parameters": "M", "energy": "mJ"}  # all others are shares, in %
 _BESIDE = ("firing_rate", "parameters", "energy")
 _PAGE_HEAD = """# Results
 
@@ -178,7 +186,8 @@ def _table_of(result: dict[str, Any], data: str) -> str:
     rows: dict[str, dict[str, dict]] = {}
     for cell in found:
         rows.setdefault(cell["row"], {})[cell["metric"]] = cell
-    shown = _account_columns(rows) if any("v1" in cells for cells in rows.values()) else _columns(result, rows)
+    measured = {"v1", "success_rate"} & {cell["metric"] for cell in found}
+    shown = _account_columns(rows) if measured else _columns(result, rows)
     lines = [f"{result['name']} ({result['scale']}, {found[0]['split']} split of {data})", "",
              "| " + " | ".join(["row", *shown]) + " |", "|---|" + "--:|" * (len(shown) - 1) + "---|"]  # fmt: skip
     for row, cells in rows.items():
@@ -206,8 +215,12 @@ def _columns(result: dict[str, Any], rows: dict[str, dict[str, dict]]) -> Show:
 
 
 def _account_columns(rows: dict[str, dict[str, dict]]) -> Show:
+    """The columns of a table with rows of kind energy or attack: whatever was measured."""
     metrics = list(dict.fromkeys(metric for cells in rows.values() for metric in cells))
-    shown: Show = {f"{m} {UNITS.get(m, '%')}".strip(): lambda c, m=m: _spread(c.get(m)) for m in metrics}  # type: ignore[misc]
+    heads = {m: f"{m.replace('_', ' ')} {UNITS.get(m, '%')}".strip() for m in metrics}
+    shown: Show = {head: lambda c, m=m: _spread(c.get(m)) for m, head in heads.items()}  # type: ignore[misc]
+    if "success_rate" in metrics:
+        shown["seconds"] = lambda c: _seconds(next(iter(c.values())))
     return shown | {"seeds": lambda c: _seeds(next(iter(c.values())))}
 
 
@@ -232,13 +245,19 @@ def _seeds(cell: dict[str, Any]) -> str:
 
 
 def _spread(cell: dict[str, Any] | None) -> str:
-    """Mean and standard deviation over seeds; "never" where there is no such number, as a break-even."""
+    """Mean and standard deviation over seeds, or one value, with its interval if it has one.
+
+    "never" where an account has no such number, as a break-even; nothing where an attack has none, as of no success.
+    """
     values = cell["values"] if cell else []
     numbers = [value for value in values if value is not None]
     if cell and cell["status"] == "diverged":
         return f"{len(values) - len(numbers)} of {len(values)} diverged"
     if values and not numbers:
-        return "never"
+        return "" if cell and cell["metric"] in ATTACKED else "never"
+    [interval] = cell.get("intervals", [None]) if cell and len(values) == 1 else [None]
+    if interval:
+        return f"{values[0]:.1f} ({interval[0]:.1f} to {interval[1]:.1f})"
     shape = ".3g" if cell and cell["unit"] == "mJ" else ".2f"  # small networks take a thousandth of a large one
     if len(numbers) < 2:
         return f"{numbers[0]:{shape}}" if numbers else ""

@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import missing
 
-from spiketext import attacks
+from spiketext import attacks, reproduce, results
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.data import load
@@ -451,15 +451,92 @@ def unread(nltk):
     [
         ({"vectors": "nowhere.txt"}, "word vectors .*nowhere.txt: no such file; .*--vectors"),
         ({"recipe": "bert-attack"}, "--masked-lm"),
+        ({"recipe": "pwws[glove]"}, r"asked is 'pwws\[glove\]', but the resources make it 'pwws\[tiny\]'"),
         ({"recipe": "bert-attack", "masked_lm": "./nowhere"}, "model ./nowhere: cannot be read"),
         ({"similarity": 0.8, "encoder": "./nowhere"}, "model ./nowhere: cannot be read"),
     ],
-    ids=["vectors", "masked-lm", "masked-lm folder", "encoder"],
+    ids=["vectors", "masked-lm", "other words", "masked-lm folder", "encoder"],
 )
 def test_a_missing_resource_is_named(spiking, tiny_vectors, tmp_path, toy_wordnet, asked, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         attacks.attack(options(spiking, tiny_vectors, tmp_path / "x", **asked))
     assert not (tmp_path / "x").exists()
+
+
+# In an experiment -----------------------------------------------------------------------------------------------------
+
+
+def experiment_files(vectors: str, encoder: str) -> Path:
+    """Experiments with a victim, a masked language model and three attacks of two texts on the victim."""
+    small = "epochs = 1\nquiet = true\nmax_length = 16\nthreads = 1\n"
+    head = 'title = "t"\nscale = "s"\ndata = "demo"\nseeds = [0]\n'
+    texts = Path("texts.txt")
+    texts.write_text("\n".join(["a plain sentence about nothing at all"] * 40), encoding="utf-8")
+    files = {
+        "first": head + f'[[rows]]\nrow = "dense"\nkind = "train"\nrun = "dense"\n[rows.options]\n{small}'
+        f'model = "tailored-textcnn"\nvectors = "{vectors}"\n'
+        '[[rows]]\nrow = "snn"\nkind = "convert"\nrun = "snn"\nfrom = "dense"\n[rows.options]\ntime_steps = 4\n',
+        "lm": f'title = "t"\nscale = "s"\n[mlm]\nmodel = "{encoder}"\ncorpus = "{texts.resolve()}"\n'
+        f"tokens = 300\nevals_per_epoch = 1\n{small}",
+        "table": head + '[[rows]]\nrow = "snn"\nkind = "attack"\nfrom = { demo = "first:snn" }\nrun = "snn"\n'
+        f'encoder = "lm"\ncost_s = [7, 8, 9]\n[rows.options]\nvectors = "{vectors}"\nlimit = 2\nsimilarity = 0.0\n'
+        'threads = 1\nquiet = true\n[rows.grid]\nrecipe = ["pwws[tiny]", "textfooler[tiny]", "bert-attack[lm]"]\n',
+    }  # fmt: skip
+    Path("experiments").mkdir()
+    for name, text in files.items():
+        Path(f"experiments/{name}.toml").write_text(text, encoding="utf-8")
+    return Path("experiments")
+
+
+def test_an_experiment_attacks_is_interrupted_and_goes_on(
+    tiny_teacher, tiny_vectors, tmp_path, monkeypatch, toy_wordnet
+):
+    monkeypatch.chdir(tmp_path)
+    folder, begin, begun = experiment_files(tiny_vectors, tiny_teacher), attacks.Victim.begin, []
+
+    def stop(victim, row):
+        begun.append(row)
+        if len(begun) == 6:  # each attack begins once and then for each of its texts
+            raise KeyboardInterrupt
+        begin(victim, row)
+
+    monkeypatch.setattr(attacks.Victim, "begin", stop)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.reproduce(folder, "table")
+    runs = {name: Path(f"runs/table/snn-recipe-{name}-0") for name in ("pwws", "textfooler", "bert-attack")}
+    pwws, [kept] = records_of(runs["pwws"]), records_of(runs["textfooler"])
+    assert not Path("runs/lm").exists()  # made for bert-attack alone
+    page = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| snn, recipe textfooler[tiny] |  |  |  |  |  |  | (about 8) | empty |" in page
+    done = reproduce.reproduce(folder, "table")
+    assert records_of(runs["pwws"]) == pwws and records_of(runs["textfooler"])[0] == kept and len(begun) == 6 + 2 + 3
+    for name, out in runs.items():
+        found = json.loads((out / "result.json").read_text())
+        cells = {cell["metric"]: cell for cell in done["json"]["cells"] if cell["row"] == f"snn, recipe {found['row']}"}
+        assert found["split"] == "test" and found["texts"] == 2 and found["recipe"] == name
+        assert all(cell["status"] == "done" and cell["test_reads"] == 1 for cell in cells.values())
+        assert cells["mean_queries"]["values"] == [found["mean_queries"] and round(found["mean_queries"], 3)]
+        [[low, high]] = cells["accuracy_under_attack"]["intervals"]
+        assert [low, high] == pytest.approx([100 * end for end in found["accuracy_under_attack_interval"]])
+        shown = f"{100 * found['accuracy_under_attack']:.1f} ({low:.1f} to {high:.1f})"
+        [line] = [line for line in done["table"].splitlines() if line.startswith(f"| snn, recipe {found['row']} |")]
+        assert line.split(" | ")[2] == shown
+    assert reproduce.reproduce(folder, "table")["json"]["cells"] == done["json"]["cells"] and len(begun) == 11
+
+
+def test_a_table_of_attacks_shows_intervals_and_no_number_where_there_is_none():
+    won = {"status": "succeeded", "queries": 20, "words": 10, "changed": [3]}
+    noisy = won | {"unseen_wrong": 0.75, "original_unseen_wrong": 0.0}
+    for record, holds in ((noisy, "75.00"), (won, "")):
+        outcome = reproduce._attacked(attacks.measures([record] * 2) | {"wall_s": 4.2})
+        cell = {"row": "r", "column": "d", "split": "test", "test_reads": 0, "status": "empty"}
+        cells = [cell | {"metric": metric, "unit": unit, "values": [], "seeds": [], "wall_s": []}
+                 for metric, unit in results.ATTACKED.items()]  # fmt: skip
+        for cell in cells:
+            reproduce._fill(cell, 0, outcome, 9.0)
+        shown = results.table({"name": "t", "scale": "s", "cells": cells}).splitlines()[-1].split(" | ")[1:]
+        whole = "100.0 (34.2 to 100.0)"
+        assert shown == [whole, "0.0 (0.0 to 65.8)", whole, "20.00", "10.00", holds, "4", "0 |"]
 
 
 # With the real WordNet ------------------------------------------------------------------------------------------------

@@ -32,12 +32,13 @@ def test_the_rows_that_rows_start_from_exist(name):
     names = {row["row"] for row in spec["rows"]}
     assert len(names) == len(spec["rows"]) and experiments.against(spec) in {None, *names}
     for row in spec["rows"]:
-        if "from" in row:
-            there, other = experiments.find(FOLDER, spec, row["from"], row)
-            assert set(experiments.sets_of(spec)) <= set(experiments.sets_of(there))
+        for data in experiments.sets_of(spec) if "from" in row else []:
+            there, other = experiments.source_of(FOLDER, spec, row, data)
+            assert data in experiments.sets_of(there) and other["kind"] not in ("evaluate", "energy", "attack")
             assert all(
                 other["at"][key] == value for key, value in row.get("at", {}).items() if key in other.get("at", {})
             )
+        assert row["kind"] != "attack" or row["options"]["recipe"].endswith("]")  # says what its words come from
         if row["kind"] == "distill":
             assert experiments.teacher_of(FOLDER, spec, row)[1]["kind"] == "teacher"
         for data in experiments.sets_of(spec):
