@@ -14,7 +14,8 @@ from laws import check_neighbours_exactly, check_neighbours_in_float32, check_ra
 
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import load
-from spiketext.models import SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.options import DistillOptions
 
 pytestmark = pytest.mark.data
 
@@ -29,7 +30,8 @@ def subject(request):
     if request.param != AT_BIRTH:
         return load_classifier(request.param).eval(), load_tokenizer(request.param)
     torch.manual_seed(0)
-    return SpikeBertForSequenceClassification(SpikeBertConfig()).eval(), load_tokenizer("minilm")
+    config = SpikeBertConfig(**PRESETS[DistillOptions.preset])
+    return SpikeBertForSequenceClassification(config).eval(), load_tokenizer("minilm")
 
 
 @pytest.fixture(scope="module", params=SETS)
