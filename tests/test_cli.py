@@ -107,7 +107,7 @@ def test_info_tells_machine_and_model(trained, capsys):
     assert json.loads(capsys.readouterr().out)["neurons"]["available"]
     assert main(["info", "--model", trained["spiking"]]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["labels"] == ["bad", "good"] and found["spiking"]["time_steps"] == 4
+    assert found["labels"] == ["bad", "good"] and found["spiking"]["code"] == "ternary"
     assert found["made_by"]["command"] == "distill"
 
 
