@@ -4,7 +4,8 @@ Shapes: T time steps, B texts, L tokens, D features, H heads, K classes; the lay
 Three designs live in this one file. N is a layer norm, SN a layer of spiking neurons.
 
 default   a = SN(N x);  q, k, v = SN(N(W a));  x += W_o SN(N(scale (q k^T) v));  x += W_2 SN(N(W_1 SN(N x)))
-          x is a membrane current in float; every Linear reads binary spikes; padding is masked; positions are learned.
+          x is a membrane current in float; every Linear reads binary spikes, or ON/OFF pairs of them; padding is
+          masked; positions are learned.
 paper     SSA = SN(N(W_o(scale (q k^T) v))), q, k, v = SN(N(W x));  FFN = SN(N(W_2 SN(N(W_1 x))));  x = x + spikes,
           so a Linear reads integers; no positions, no mask; the attention block's neurons have their own threshold.
 authors   what the authors' program does: input spikes are the sign of the embedding, neurons reset to zero, one more
