@@ -7,10 +7,11 @@ bandwidth and operations / rate, `bound_by` says which; `ratio` is bound_s / sec
 reached. A copy is measured on arrays larger than most caches; a kernel whose arrays fit into a large last cache may
 show a share above 1.
 
-bytes and operations, N rows of D (T x B x L tokens), M = N, K inputs, F outputs, density d, W weights:
-norm_lif forward 8 N D, backward 12 N D, about 12 and 24 operations an element; spike_linear forward M K / 8 + 4 (K F +
-M F), d M K F; weight gradient the same; product 4 (M K + K F + M F), M K F; AdamW 28 W, about 12 W; embedding gradient
-4 B L D read, 4 V D written as zeros and 8 B L D of adding, B L D operations.
+bytes and operations, N rows of D (T x B x L tokens), M = N, K inputs, F outputs, W weights; our default, ternary spikes
+and T = 1:
+norm_lif forward 8 N D, backward 12 N D, about 12 and 24 operations an element; spike_linear forward M K / 4 + 4 (K F +
+M F), M K F / 3; weight gradient the same; product 4 (M K + K F + M F), M K F; AdamW 28 W, about 12 W; embedding
+gradient 4 B L D read, 4 V D written as zeros and 8 B L D of adding, B L D operations.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.networks import RATE, Labels, Step, batch_of, copy_bandwidth, student
+from benchmarks.networks import Labels, Step, batch_of, copy_bandwidth, student
 from spiketext.bench import Row, Samples, Say, measure
 from spiketext.ops import norm_lif, presets, spike_linear
 from spiketext.options import BenchOptions
@@ -102,12 +103,11 @@ def kernels(layers: int, width: int, texts: int, length: int) -> dict[str, Kerne
 
 
 def _linear(rows: int, inputs: int, outputs: int, calls: int, draw: torch.Generator) -> dict[str, Kernel]:
-    spikes = (torch.rand(rows, inputs, generator=draw) < RATE).float()
-    density = spikes.mean().item()
+    spikes = torch.randint(-1, 2, (rows, inputs), generator=draw).float()
     weight = torch.randn(outputs, inputs, generator=draw).requires_grad_()
     grad = torch.randn(rows, outputs, generator=draw)
     products = rows * inputs * outputs
-    bits = rows * inputs / 8 + 4 * (inputs * outputs + rows * outputs)
+    bits = rows * inputs / 4 + 4 * (inputs * outputs + rows * outputs)
     dense = 4 * (rows * inputs + inputs * outputs + rows * outputs)
     out = spike_linear(spikes, weight)
 
@@ -117,7 +117,7 @@ def _linear(rows: int, inputs: int, outputs: int, calls: int, draw: torch.Genera
 
     held = weight.detach()
     shape = f"{inputs}->{outputs}"
-    added = density * products
+    added = products / 3
     return {f"spike_linear forward, {shape}": (forward, bits, added, calls),
             f"spike_linear weight gradient, {shape}": (_backward(out, (weight,), grad), bits, added, calls),
             f"product (gradient of the input), {shape}": (lambda: grad @ held, dense, products, calls)}  # fmt: skip

@@ -115,14 +115,6 @@ def test_a_ratio_is_taken_turn_by_turn():
                    "ratio_low": 0.5, "ratio_high": 3.0}  # fmt: skip
 
 
-def test_the_crossover_is_read_between_two_densities():
-    from benchmarks.linear import crossover
-
-    assert crossover((0.1, 0.3), [0.5, 1.5]) == pytest.approx(0.2)
-    assert crossover((0.1, 0.3), [1.2, 1.5]) == "below 0.1"
-    assert crossover((0.1, 0.3), [0.2, 0.5]) == "above 0.3"
-
-
 def test_operators_go_to_the_part_they_run_in():
     from types import SimpleNamespace as Event
 

@@ -93,18 +93,18 @@ def backward(
     return grad_x, grad_from if state is not None else None, grad_weight.view_as(weight), grad_bias.view_as(weight)
 
 
-def spike_bits(spikes: Tensor) -> tuple[Tensor, int]:
-    """spikes [M, K] -> one bit each, int64 [M, ceil(K / 64)], and how many are 1; -1 if there are other numbers."""
+def spike_bits(spikes: Tensor) -> Tensor:
+    """spikes [M, K] -> int64 [P, M, ceil(K / 64)], a bit each: ones, and minus ones if any; P = 0: other numbers."""
     return torch.ops.spiketext.spike_bits(spikes)
 
 
 def spike_linear(bits: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """bits of spikes [M, K], weight [N, K], bias [N] -> [M, N]."""
+    """bits of spikes [P, M, ceil(K / 64)], weight [N, K], bias [N] -> [M, N]."""
     return torch.ops.spiketext.spike_linear(bits, weight.contiguous(), *_contiguous(bias))
 
 
 def spike_linear_weight_grad(bits: Tensor, grad: Tensor, inputs: int) -> Tensor:
-    """bits of spikes [M, K = inputs], gradient of the output [M, N] -> gradient of the weight [N, K]."""
+    """bits of spikes [P, M, ceil(inputs / 64)], gradient of the output [M, N] -> of the weight [N, inputs]."""
     return torch.ops.spiketext.spike_linear_weight_grad(bits, grad, inputs)
 
 

@@ -2,9 +2,10 @@
 
     out[m] = bias + sum over k of spikes[m, k] * weight[:, k]
 
-Where every spike is 0 or 1 the sum runs over the weight columns of those neurons that fired, and so does the gradient
-of the weight: additions in proportion to the firing rate. The gradient of the spikes has no zeros to skip; it stays a
-matrix product. For backward one bit a spike is kept, not the spikes.
+Spikes of 0 and 1, or of -1, 0 and 1, have few patterns in four (three) columns. The sum of the weights for every
+pattern is made once and then looked up: one addition in place of four (three) multiply-adds, whatever the firing rate,
+and the same for the gradient of the weight. The gradient of the spikes is no sum of spikes; it stays a matrix product.
+For backward one bit a spike is kept (two where they have a sign), not the spikes.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from torch.nn.functional import linear
 
 from spiketext.ops import kernels
 
-DENSEST = 0.4  # above this share of ones the matrix product is the faster one (benchmarks/results/linear.json)
-FEWEST_ROWS = 512  # below, turning the weight round costs more than it saves
+FEWEST_ROWS = 512  # below, making the tables costs more than it saves (benchmarks/results/linear.json)
 
 
 def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """`torch.nn.functional.linear`, sooner where the input is binary and sparse.
+    """`torch.nn.functional.linear`, sooner where many rows are spikes.
 
     Shapes:  spikes [..., K], weight [N, K], bias [N] -> [..., N].  Dtype: any; the compiled sums are for float32 and
              float64 on the CPU. Any numbers are right, not only spikes: they take the matrix product.
     Backend: "cpp" (compiled sums), "torch" (the definition); None takes the compiled one where it is sooner.
-    Raises:  ValueError for a backend that cannot run, or "cpp" with an input that is not binary.
+    Raises:  ValueError for a backend that cannot run, or "cpp" with other numbers than -1, 0 and 1.
     """
     if backend not in (None, "cpp", "torch"):
         raise ValueError(f"backend: expected cpp or torch, got {backend!r}")
@@ -46,10 +46,10 @@ def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
     if not possible:
         return linear(spikes, weight, bias)
     rows = spikes.detach().reshape(-1, spikes.shape[-1]).contiguous()
-    bits, fired = kernels.spike_bits(rows)
-    if backend == "cpp" and fired < 0:
-        raise ValueError("backend 'cpp' needs spikes of 0 and 1; got other numbers")
-    if fired < 0 or (backend is None and fired > DENSEST * rows.numel()):
+    bits = kernels.spike_bits(rows)
+    if bits.shape[0] == 0:
+        if backend == "cpp":
+            raise ValueError("backend 'cpp' needs spikes of -1, 0 and 1; got other numbers")
         return linear(spikes, weight, bias)
     return _SpikeLinear.apply(spikes, weight, bias, bits)
 
