@@ -18,11 +18,11 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from spiketext.distillation import Alignment, Distillation, pairs_of
 from spiketext.evaluation import RateCounter
-from spiketext.models import SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.neurons import NormLIF
-from spiketext.options import DistillOptions
+from spiketext.options import DistillOptions, StudentOptions
 
-RATE = 0.18  # of the trained SpikeBERT on SST-2, experiments/RESULTS.md
+RATE = 0.18  # of the trained binary SpikeBERT on SST-2, experiments/RESULTS.md
 READS = SimpleNamespace(model_input_names=["input_ids", "token_type_ids", "attention_mask"])  # of a BERT's tokenizer
 
 
@@ -33,10 +33,11 @@ def sizes(layers: int, width: int, words: int = 30522) -> dict[str, int]:
 
 
 def student(layers: int, width: int, **settings: Any) -> SpikeBertForSequenceClassification:
-    """A spiking classifier with random weights whose neurons fire at RATE."""
+    """A spiking classifier with random weights: our default, or with settings a binary one that fires at RATE."""
     torch.manual_seed(0)
-    model = SpikeBertForSequenceClassification(SpikeBertConfig(**sizes(layers, width), num_labels=2, **settings))
-    return set_rate(model, batch_of(2, 32))
+    own = settings or PRESETS[StudentOptions().preset]
+    model = SpikeBertForSequenceClassification(SpikeBertConfig(**sizes(layers, width), num_labels=2, **own))
+    return set_rate(model, batch_of(2, 32)) if settings else model
 
 
 def teacher(layers: int, width: int) -> BertForSequenceClassification:

@@ -24,7 +24,7 @@ from torch import nn
 
 from benchmarks.networks import Labels, Step, batch_of, copy_bandwidth, student
 from spiketext.bench import Row, Samples, Say, measure
-from spiketext.ops import norm_lif, presets, spike_linear
+from spiketext.ops import norm_lif, spike_linear
 from spiketext.options import BenchOptions
 
 TURNS = {"tiny": 2, "short": 7, "full": 15}
@@ -68,7 +68,8 @@ def machine_rates(mebibytes: int, sides: tuple[int, ...], turns: int) -> tuple[t
 
 def kernels(layers: int, width: int, texts: int, length: int) -> dict[str, Kernel]:
     """The kernels of a training step by name, with the number of calls in one step of cross-entropy alone."""
-    steps, constants = 4, presets("paper")
+    config = student(1, 32).config
+    steps, constants = config.time_steps, config.neuron()
     rows = steps * texts * length
     draw = torch.Generator().manual_seed(0)
     found: dict[str, Kernel] = {}

@@ -1,14 +1,14 @@
 """How cost grows: a training step in T, L, D and B, memory over a corpus, and what 3 billion words would take.
 
 Curves: one of T, L, D, B changes, the others stay; a step of ours without a teacher (forward, backward, AdamW) on
-random ids, 6 blocks. `ratio` is seconds / those of the curve's first point, `per_unit` that ratio / the growth of the
+random ids, 6 blocks, binary spikes. `ratio` is seconds / those of the curve's first point, `per_unit` that ratio / the growth of the
 letter: 1 is proportional, below 1 something is shared. The word embedding (30,522 x D) is in every step.
 
 Memory: the resident peak above that before reading, in a process of its own for each corpus and reader: `sentences`
 alone, and `draw`, which stage 1 calls. `ratio` is growth / size of the corpus: 0 is flat.
 
-Stage 1 on 3 billion words: operations and bytes are computed from the shapes, the time from the measured step of stage
-1 on this machine and no other. The tokens of a word are counted on texts that we ship.
+Stage 1 on 3 billion words, our default: operations and bytes are computed from the shapes, the time from the measured
+step of stage 1 on this machine and no other. The tokens of a word are counted on texts that we ship.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BASE = {"T": 4, "L": 32, "D": 384, "B": 16}
 CURVES = {"T": (1, 2, 4, 8), "L": (16, 32, 64, 128, 256), "D": (192, 384, 768), "B": (8, 16, 32, 64)}
 TINY = {"T": (1, 2), "L": (4, 8), "D": (32, 48), "B": (1, 2)}
 TURNS = {"tiny": 1, "short": 2, "full": 5}
-CORPORA = {"tiny": (1,), "short": (50, 200), "full": (50, 200)}  # MB
+CORPORA = {"tiny": (1,), "short": (50, 500), "full": (50, 500)}  # MB
 WORDS = 3_000_000_000
 SENTENCE = "The {} reader of number {} takes a line, cuts it after the stop and gives every sentence away at once. "
 

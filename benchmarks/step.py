@@ -2,8 +2,8 @@
 
 Each variant is a process of its own (kernels on or off by SPIKETEXT_KERNELS, memory kept or given back); they take
 turns step by step. A step is tokenise and collate, teacher, student, alignment, losses, backward, clipping and AdamW;
-the loop is ours and not the Trainer's, so its bookkeeping is not in it. Random weights fire at 18 % like the trained
-model's; with --model and --teacher these two are measured and nothing else.
+the loop is ours and not the Trainer's, so its bookkeeping is not in it. The student is our default with random weights;
+with --model and --teacher these two are measured and nothing else.
 
 The parts come from one profiled step of each variant, by torch.profiler: each operator's own time goes to data, teacher
 or optimiser where it runs inside of these, else to matrix products, spike sums, neurons and norms, or the rest;

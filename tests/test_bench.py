@@ -86,7 +86,7 @@ def test_the_spikingjelly_network_is_ours_in_float64(spikingjelly):
 def test_a_step_changes_and_counts_what_it_says():
     from benchmarks.networks import RATE, Labels, Step, batch_of, rate_of, student
 
-    model = student(1, 32)
+    model = student(1, 32, time_steps=4)
     assert abs(rate_of(model, batch_of(2, 32)) - RATE) < 0.02
     step = Step(Labels(model))
     batch = batch_of(2, 8)

@@ -73,10 +73,10 @@ def why_not() -> str | None:
 
 
 def forward(
-    x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron
-) -> tuple[Tensor, Tensor]:
-    """x [T, N, G, D], state [N, G, D], weight and bias [G, D] -> spikes [T, N, G, D], last membrane [N, G, D]."""
-    return torch.ops.spiketext.norm_lif(x, *_contiguous(state, weight, bias), *_constants(n, eps))
+    x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """x [T, N, G, D], state [N, G, D], weight, bias [G, D] -> spikes [T, N, G, D], last membrane [N, G, D] to keep."""
+    return torch.ops.spiketext.norm_lif(x, *_contiguous(state, weight, bias), keep, *_constants(n, eps))
 
 
 def backward(
@@ -85,12 +85,12 @@ def backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of x, state, weight and bias, each None where the input was None."""
     optional = _contiguous(state, weight, bias, grad_state)
-    grad_x, grad_from, grad_weight, grad_bias = torch.ops.spiketext.norm_lif_backward(
+    grad_x, grad_state, grad_weight, grad_bias = torch.ops.spiketext.norm_lif_backward(
         x, *optional[:3], grad_spikes, optional[3], *_constants(n, eps)
     )
     if weight is None:
-        return grad_x, grad_from if state is not None else None, None, None
-    return grad_x, grad_from if state is not None else None, grad_weight.view_as(weight), grad_bias.view_as(weight)
+        return grad_x, grad_state, None, None
+    return grad_x, grad_state, grad_weight.view_as(weight), grad_bias.view_as(weight)
 
 
 def spike_bits(spikes: Tensor) -> Tensor:

@@ -182,29 +182,29 @@ void for_chunks(int64_t rows, int64_t chunks, Body body) {
 
 template <typename F>
 void forward_rows(const Neuron& n, const Tensor& x, const Maybe& state, const Maybe& weight, const Maybe& bias,
-                  Tensor& spikes, Tensor& last) {
+                  Tensor& spikes, Maybe& last) {
   const int64_t T = x.size(0), rows = x.size(1) * x.size(2), G = x.size(2), D = x.size(3), stride = rows * D;
   const F *in = x.data_ptr<F>(), *from = data<F>(state), *w = data<F>(weight), *b = data<F>(bias);
-  F *out = spikes.data_ptr<F>(), *end = last.data_ptr<F>();
+  F *out = spikes.data_ptr<F>(), *end = last ? last->data_ptr<F>() : nullptr;
   for_chunks(rows, at::get_num_threads(), [&](int64_t, int64_t first, int64_t stop) {
     Row<F> row(n, T, D);
     for (int64_t r = first; r < stop; ++r) {
       const int64_t at = r * D, group = r % G * D;
       row.integrate(in + at, stride, w ? w + group : nullptr, w ? b + group : nullptr, from ? from + at : nullptr);
       for (int64_t t = 0; t < T; ++t) row.fire(&row.membrane[t * D], out + t * stride + at);
-      std::copy_n(&row.membrane[(T - 1) * D], D, end + at);
+      if (end) std::copy_n(&row.membrane[(T - 1) * D], D, end + at);
     }
   });
 }
 
 template <typename F>
 void backward_rows(const Neuron& n, const Tensor& x, const Maybe& state, const Maybe& weight, const Maybe& bias,
-                   const Tensor& grad_spikes, const Maybe& grad_last, Tensor& grad_x, Tensor& grad_state,
+                   const Tensor& grad_spikes, const Maybe& grad_last, Tensor& grad_x, Maybe& grad_state,
                    Tensor& grad_weight, Tensor& grad_bias) {
   const int64_t T = x.size(0), rows = x.size(1) * x.size(2), G = x.size(2), D = x.size(3), stride = rows * D;
   const F *in = x.data_ptr<F>(), *from = data<F>(state), *w = data<F>(weight), *b = data<F>(bias);
   const F *g_s = grad_spikes.data_ptr<F>(), *g_last = data<F>(grad_last);
-  F *g_x = grad_x.data_ptr<F>(), *g_from = grad_state.data_ptr<F>();
+  F *g_x = grad_x.data_ptr<F>(), *g_from = grad_state ? grad_state->data_ptr<F>() : nullptr;
   F *g_w = grad_weight.data_ptr<F>(), *g_b = grad_bias.data_ptr<F>();
   for_chunks(rows, grad_weight.size(0), [&](int64_t chunk, int64_t first, int64_t stop) {
     Row<F> row(n, T, D);
@@ -226,29 +226,34 @@ void backward_rows(const Neuron& n, const Tensor& x, const Maybe& state, const M
         row.fire_backward(u, up, g, down);
         if (w) row.normalise_backward(down, scale, g_w + sums, g_b + sums, t);
       }
-      for (int64_t d = 0; d < D; ++d) g_from[at + d] = from ? g[d] * row.carry(from[at + d]) : F(0);
+      if (g_from)
+        for (int64_t d = 0; d < D; ++d) g_from[at + d] = g[d] * row.carry(from[at + d]);
     }
   });
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& x, const Maybe& state, const Maybe& weight, const Maybe& bias,
-                                   double beta, double threshold, double gain, double alpha, double eps, bool zero,
-                                   bool delay, bool strict, bool atan, int64_t lowest, int64_t levels) {
+std::tuple<Tensor, Maybe> forward(const Tensor& x, const Maybe& state, const Maybe& weight, const Maybe& bias,
+                                  bool keep, double beta, double threshold, double gain, double alpha, double eps,
+                                  bool zero, bool delay, bool strict, bool atan, int64_t lowest, int64_t levels) {
   const Neuron n{beta, threshold, gain, alpha, eps, zero, delay, strict, atan, lowest, levels};
-  Tensor spikes = at::empty_like(x), last = at::empty({x.size(1), x.size(2), x.size(3)}, x.options());
+  Tensor spikes = at::empty_like(x);
+  Maybe last;
+  if (keep) last = at::empty({x.size(1), x.size(2), x.size(3)}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "norm_lif",
                              ([&] { forward_rows<scalar_t>(n, x, state, weight, bias, spikes, last); }));
   return {spikes, last};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& x, const Maybe& state, const Maybe& weight,
+std::tuple<Tensor, Maybe, Tensor, Tensor> backward(const Tensor& x, const Maybe& state, const Maybe& weight,
                                                     const Maybe& bias, const Tensor& grad_spikes,
                                                     const Maybe& grad_last, double beta, double threshold, double gain,
                                                     double alpha, double eps, bool zero, bool delay, bool strict,
                                                     bool atan, int64_t lowest, int64_t levels) {
   const Neuron n{beta, threshold, gain, alpha, eps, zero, delay, strict, atan, lowest, levels};
   const int64_t G = x.size(2), D = x.size(3), normed = weight.has_value() ? G * D : 0;
-  Tensor grad_x = at::empty_like(x), grad_state = at::empty({x.size(1), G, D}, x.options());
+  Tensor grad_x = at::empty_like(x);
+  Maybe grad_state;
+  if (state) grad_state = at::empty({x.size(1), G, D}, x.options());
   Tensor grad_weight = at::zeros({at::get_num_threads(), normed}, x.options()), grad_bias = at::zeros_like(grad_weight);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "norm_lif_backward", ([&] {
                                backward_rows<scalar_t>(n, x, state, weight, bias, grad_spikes, grad_last, grad_x,

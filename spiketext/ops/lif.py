@@ -146,7 +146,7 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     width = current.shape[-1] if current.dim() > 1 else 1
     flat = current.reshape(current.shape[0], -1, 1, width)
     start = None if state is None else state.reshape(-1, 1, width)
-    spikes, last = _CompiledLIF.apply(flat, start, None, None, 0.0, n, _kernels(chosen))
+    spikes, last = _CompiledLIF.apply(flat, start, None, None, 0.0, n, _kernels(chosen), True)
     return spikes.view(current.shape), last.view(current.shape[1:])
 
 
@@ -157,7 +157,7 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
              each of G groups) -> spikes, the shape of x. Every sequence starts at rest.
     Definition: `lif(layer_norm(x) * weight + bias)[0]`. Options, dtype, gradient and errors: see `lif`.
     """
-    return norm_lif_from(x, None, weight, bias, eps, backend=backend, **neuron)[0]
+    return _norm_lif(x, None, weight, bias, eps, backend, neuron, keep=False)[0]
 
 
 def norm_lif_from(
@@ -168,6 +168,15 @@ def norm_lif_from(
 
     Definition: `lif(layer_norm(x) * weight + bias, state)`.
     """
+    spikes, last = _norm_lif(x, state, weight, bias, eps, backend, neuron, keep=True)
+    assert last is not None
+    return spikes, last
+
+
+def _norm_lif(
+    x: Tensor, state: Tensor | None, weight: Tensor, bias: Tensor, eps: float, backend: str | None,
+    neuron: dict[str, Any], keep: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     n = Neuron(**neuron)
     if weight.shape != bias.shape or weight.dim() not in (1, 2) or weight.shape != x.shape[x.dim() - weight.dim() :]:
         raise ValueError(
@@ -187,8 +196,8 @@ def norm_lif_from(
     groups = weight.shape[0] if weight.dim() == 2 else 1
     flat = x.reshape(x.shape[0], -1, groups, x.shape[-1])
     start = None if state is None else state.reshape(flat.shape[1:])
-    spikes, last = _CompiledLIF.apply(flat, start, weight, bias, eps, n, _kernels(chosen))
-    return spikes.view(x.shape), last.view(x.shape[1:])
+    spikes, last = _CompiledLIF.apply(flat, start, weight, bias, eps, n, _kernels(chosen), keep)
+    return spikes.view(x.shape), None if last is None else last.view(x.shape[1:])
 
 
 def available_backends(current: Tensor, neuron: Neuron) -> list[str]:
@@ -305,16 +314,17 @@ class _CompiledLIF(torch.autograd.Function):
     """Optional layer norm and LIF over x [T, N, G, D] by compiled kernels; backward computes the membranes again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps, n, kernels):
+    def forward(ctx: Any, x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps, n, kernels,
+                keep):  # fmt: skip
         x = x.contiguous()
         ctx.save_for_backward(x, state, weight, bias)
         ctx.neuron, ctx.eps, ctx.kernels = n, eps, kernels
         ctx.set_materialize_grads(False)
-        return kernels.forward(x, state, weight, bias, eps, n)
+        return kernels.forward(x, state, weight, bias, eps, n, keep)
 
     @staticmethod
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None):
         _once()
         x, state, weight, bias = ctx.saved_tensors
         grad_spikes = torch.zeros_like(x) if grad_spikes is None else grad_spikes.contiguous()
-        return *ctx.kernels.backward(x, state, weight, bias, ctx.eps, ctx.neuron, grad_spikes, grad_last), *[None] * 3
+        return *ctx.kernels.backward(x, state, weight, bias, ctx.eps, ctx.neuron, grad_spikes, grad_last), *[None] * 4

@@ -139,7 +139,8 @@ def _forward(
         u = _step(current, u, n)
         tl.store(spikes + here, _fires(u, n), mask=mask)
         here += neurons
-    tl.store(last + at, u, mask=mask)
+    if last is not None:
+        tl.store(last + at, u, mask=mask)
 
 
 @jit
@@ -191,10 +192,10 @@ def _backward(
 
 
 def forward(
-    x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron
-) -> tuple[Tensor, Tensor]:
-    """x [T, N, G, D], state [N, G, D], weight and bias [G, D] -> spikes [T, N, G, D], last membrane [N, G, D]."""
-    spikes, last = torch.empty_like(x), torch.empty_like(x[0])
+    x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """x [T, N, G, D], state [N, G, D], weight, bias [G, D] -> spikes [T, N, G, D], last membrane [N, G, D] to keep."""
+    spikes, last = torch.empty_like(x), torch.empty_like(x[0]) if keep else None
     rows, groups, plan = _plan(x, weight, eps, n)
     with torch.cuda.device_of(x):
         _forward[(rows * groups,)](x, *_contiguous(state, weight, bias), spikes, last, x[0].numel(), groups, **plan)
