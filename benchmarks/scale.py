@@ -1,8 +1,8 @@
 """How cost grows: a training step in T, L, D and B, memory over a corpus, and what 3 billion words would take.
 
 Curves: one of T, L, D, B changes, the others stay; a step of ours without a teacher (forward, backward, AdamW) on
-random ids, 6 blocks, binary spikes. `ratio` is seconds / those of the curve's first point, `per_unit` that ratio / the growth of the
-letter: 1 is proportional, below 1 something is shared. The word embedding (30,522 x D) is in every step.
+random ids, 6 blocks, binary spikes. `ratio` is seconds / those of the curve's first point, `per_unit` that ratio / the
+growth of the letter: 1 is proportional, below 1 something is shared. The word embedding (30,522 x D) is in every step.
 
 Memory: the resident peak above that before reading, in a process of its own for each corpus and reader: `sentences`
 alone, and `draw`, which stage 1 calls. `ratio` is growth / size of the corpus: 0 is flat.

@@ -25,8 +25,8 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t PANEL = 128, GROUPS = 8, ROWS = 1024;  // bytes of a row of a table; groups of a block; rows of a task
-constexpr int64_t WORD = 64, UNIT = 8;                   // offsets count 8 bytes, so that 16 bits are enough
+constexpr int64_t PANEL = 128, GROUPS = 8, ROWS = 2048;  // bytes of a row of a table; groups of a block; rows of a task
+constexpr int64_t WORD = 64;
 #ifdef __AVX512F__
 constexpr int64_t REGISTER = 64;
 #else
@@ -40,19 +40,16 @@ template <int BASE>
 struct Code {
   static constexpr int64_t GROUP = BASE == 2 ? 4 : 3, ENTRIES = BASE == 2 ? 16 : 27, COLUMNS = GROUPS * GROUP;
   static constexpr uint64_t PAIR = (1 << 2 * GROUP) - 1;  // the bits of two groups
-  uint32_t place[PAIR + 1], start[GROUPS / 2];            // two groups at once, 16 bits each
+  uint16_t place[PAIR + 1];                               // two groups at once, 8 bits each
 
   Code() {
     for (uint64_t bits = 0; bits <= PAIR; ++bits) {
-      uint32_t number[2] = {0, 0};
+      uint16_t number[2] = {0, 0};
       for (int64_t j = GROUP - 1; j >= 0; --j)
         for (int64_t half = 0; half < 2; ++half)
           number[half] = number[half] * BASE + (bits >> (half * GROUP + j) & 1);
-      place[bits] = (number[0] | number[1] << 16) * (PANEL / UNIT);
+      place[bits] = number[0] | number[1] << 8;
     }
-    const uint32_t silent = BASE == 2 ? 0 : ENTRIES / 2;
-    for (int64_t i = 0; i < GROUPS / 2; ++i)
-      start[i] = ((2 * i * ENTRIES + silent) | ((2 * i + 1) * ENTRIES + silent) << 16) * (PANEL / UNIT);
   }
 
   static uint64_t cut(const uint64_t* row, int64_t words, int64_t column) {  // the bits of a block
@@ -62,15 +59,16 @@ struct Code {
     return bits;
   }
 
-  // bits [BASE - 1, all rows, words] from some row on -> offsets [blocks, rows, GROUPS]
-  void offsets(const uint64_t* bits, int64_t plane, int64_t words, int64_t rows, int64_t blocks, uint16_t* out) const {
+  // bits [BASE - 1, all rows, words] from some row on -> places [blocks, rows, GROUPS]
+  void places(const uint64_t* bits, int64_t plane, int64_t words, int64_t rows, int64_t blocks, uint8_t* out) const {
+    const uint16_t silent = BASE == 2 ? 0 : ENTRIES / 2 * 0x101;
     for (int64_t b = 0; b < blocks; ++b)
       for (int64_t r = 0; r < rows; ++r, out += GROUPS) {
         uint64_t on = cut(bits + r * words, words, b * COLUMNS), off = 0;
         if constexpr (BASE == 3) off = cut(bits + plane + r * words, words, b * COLUMNS);
-        uint32_t two[GROUPS / 2];
+        uint16_t two[GROUPS / 2];
         for (int64_t i = 0; i < GROUPS / 2; ++i, on >>= 2 * GROUP, off >>= 2 * GROUP)
-          two[i] = start[i] + place[on & PAIR] - (BASE == 3 ? place[off & PAIR] : 0);
+          two[i] = silent + place[on & PAIR] - (BASE == 3 ? place[off & PAIR] : 0);
         std::memcpy(out, two, sizeof(two));
       }
   }
@@ -100,20 +98,21 @@ void tabulate(const V* rows, V* table) {
       }
 }
 
-// out [rows] = before [rows] + the entries that the offsets name, one from each group of a block; strides in vectors
-// (before) and in numbers (out)
-template <typename F>
-void add_entries(const typename Panel<F>::type* tables, const uint16_t*& offsets, int64_t rows,
+// out [rows] = before [rows] + the entries at the places, one from each group of a block; strides in vectors (before)
+// and in numbers (out)
+template <int BASE, typename F>
+void add_entries(const typename Panel<F>::type* tables, const uint8_t*& places, int64_t rows,
                  const typename Panel<F>::type* before, int64_t stride, F* out, int64_t out_stride) {
   using V = typename Panel<F>::type;
   typedef V Unaligned __attribute__((aligned(sizeof(F)), may_alias));
   constexpr int64_t C = Panel<F>::vectors;
-  const char* origin = reinterpret_cast<const char*>(tables);
-  for (int64_t r = 0; r < rows; ++r, offsets += GROUPS, before += stride, out += out_stride) {
+  for (int64_t r = 0; r < rows; ++r, places += GROUPS, before += stride, out += out_stride) {
     V sum[C];
     for (int64_t c = 0; c < C; ++c) sum[c] = before[c];
+    for (int64_t line = 0; line < PANEL; line += 64)  // a row of the result that is far from the last one
+      __builtin_prefetch(reinterpret_cast<const char*>(out + 12 * out_stride) + line, 1);
     for (int64_t g = 0; g < GROUPS; ++g) {
-      const V* entry = reinterpret_cast<const V*>(origin + UNIT * size_t(offsets[g]));
+      const V* entry = tables + (g * Code<BASE>::ENTRIES + size_t(places[g])) * C;
       for (int64_t c = 0; c < C; ++c) sum[c] += entry[c];
     }
     for (int64_t c = 0; c < C; ++c) reinterpret_cast<Unaligned*>(out)[c] = sum[c];
@@ -141,11 +140,11 @@ void sum_rows(const Tensor& bits, const Tensor& B, const F* bias, Tensor& out) {
   const F* from = B.data_ptr<F>();
   F* y = out.data_ptr<F>();
   const Code<BASE> code;
-  std::vector<uint16_t> offsets(M * blocks * GROUPS);
+  std::vector<uint8_t> places(M * blocks * GROUPS);
   at::parallel_for(0, cuts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t cut = begin; cut < end; ++cut) {
       const int64_t first = M * cut / cuts, rows = M * (cut + 1) / cuts - first;
-      code.offsets(set + first * words, M * words, words, rows, blocks, offsets.data() + first * blocks * GROUPS);
+      code.places(set + first * words, M * words, words, rows, blocks, places.data() + first * blocks * GROUPS);
     }
   });
   at::parallel_for(0, cuts * panels, 1, [&](int64_t begin, int64_t end) {
@@ -156,7 +155,7 @@ void sum_rows(const Tensor& bits, const Tensor& B, const F* bias, Tensor& out) {
       const int64_t cut = task / panels, column = task % panels * WIDTH, columns = std::min(WIDTH, N - column);
       const int64_t first = M * cut / cuts, rows = M * (cut + 1) / cuts - first;
       const int64_t lead = column_stride == 1 ? DEPTH : columns, far = column_stride == 1 ? row_stride : column_stride;
-      const uint16_t* next = offsets.data() + first * blocks * GROUPS;
+      const uint8_t* next = places.data() + first * blocks * GROUPS;
       V start[C] = {};
       if (bias) std::memcpy(start, bias + column, columns * sizeof(F));
       for (int64_t b = 0; b < blocks; ++b) {
@@ -177,11 +176,11 @@ void sum_rows(const Tensor& bits, const Tensor& B, const F* bias, Tensor& out) {
           }
         const V* into = reinterpret_cast<const V*>(sums);
         if (b + 1 < blocks) {
-          add_entries<F>(tables, next, rows, b ? into : start, b ? C : 0, sums, WIDTH);
+          add_entries<BASE, F>(tables, next, rows, b ? into : start, b ? C : 0, sums, WIDTH);
         } else if (columns == WIDTH) {
-          add_entries<F>(tables, next, rows, b ? into : start, b ? C : 0, y + first * N + column, N);
+          add_entries<BASE, F>(tables, next, rows, b ? into : start, b ? C : 0, y + first * N + column, N);
         } else {
-          add_entries<F>(tables, next, rows, b ? into : start, b ? C : 0, sums, WIDTH);
+          add_entries<BASE, F>(tables, next, rows, b ? into : start, b ? C : 0, sums, WIDTH);
           for (int64_t r = 0; r < rows; ++r)
             std::memcpy(y + (first + r) * N + column, sums + r * WIDTH, columns * sizeof(F));
         }
