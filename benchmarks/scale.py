@@ -1,8 +1,12 @@
-"""How cost grows: a training step in T, L, D and B, memory over a corpus, and what 3 billion words would take.
+"""How cost grows: a training step in T, L, D and B, over processes, memory over a corpus, and 3 billion words.
 
 Curves: one of T, L, D, B changes, the others stay; a step of ours without a teacher (forward, backward, AdamW) on
 random ids, 6 blocks, binary spikes. `ratio` is seconds / those of the curve's first point, `per_unit` that ratio / the
 growth of the letter: 1 is proportional, below 1 something is shared. The word embedding (30,522 x D) is in every step.
+
+Processes: one step of our default, 32 texts of 32 tokens, cross-entropy alone, in one process of two threads or of one,
+and in two of one thread that halve the texts and average the gradients (DistributedDataParallel, gloo). `ratio` is
+seconds / those of one process with one thread: half of it is perfect.
 
 Memory: the resident peak above that before reading, in a process of its own for each corpus and reader: `sentences`
 alone, and `draw`, which stage 1 calls. `ratio` is growth / size of the corpus: 0 is flat.
@@ -16,8 +20,14 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.networks import READS, Labels, Step, batch_of, resident_peak, student, teacher
 from spiketext import checkpoints
@@ -45,6 +55,8 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
     for letter, points in (TINY if tiny else CURVES).items():
         say(f"scale: {letter} in {points}")
         rows += _curve(letter, points, {"T": 2, "L": 8, "D": 32, "B": 2} if tiny else BASE, turns)
+    say("scale: one process and two")
+    rows += _processes(tiny, turns)
     for size in CORPORA[options.scale]:
         say(f"scale: a corpus of {size} MB")
         rows += _memory(size)
@@ -69,6 +81,38 @@ def _curve(letter: str, points: tuple[int, ...], base: dict[str, int], turns: in
     return rows
 
 
+def _processes(tiny: bool, turns: int) -> list[Row]:
+    cases = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread": (2, 1)}
+    layers, width, texts, length = (1, 32, 2, 8) if tiny else (6, 384, 32, 32)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened, ThreadPoolExecutor(2) as pool:
+        work = {}
+        for number, (name, (processes, threads)) in enumerate(cases.items()):
+            asked = [{"size": (layers, width, texts // processes, length), "threads": threads, "rank": rank,
+                      "processes": processes, "meet": f"file://{folder}/{number}"}
+                     for rank in range(processes)]  # fmt: skip
+            alone = {"OMP_NUM_THREADS": f"{threads}"}
+            asks = [opened.enter_context(elsewhere(worker, settings, alone)) for settings in asked]
+            work[name] = lambda asks=asks: [done.result() for done in [pool.submit(ask, "step") for ask in asks]]
+        samples = measure(work, turns, warm=1)
+    first = next(iter(cases))
+    return [samples.row(name, first, table="processes") | {"tokens_per_s": texts * length / samples.median(name)}
+            for name in cases]  # fmt: skip
+
+
+def _partner(settings: dict[str, Any]) -> Callable[[Any], None]:
+    """One of some processes that make a step together."""
+    torch.set_num_threads(settings["threads"])
+    layers, width, texts, length = settings["size"]
+    step, batch = Step(Labels(student(layers, width))), batch_of(texts, length)
+    if settings["processes"] > 1:
+        distributed.init_process_group(
+            "gloo", init_method=settings["meet"], rank=settings["rank"], world_size=settings["processes"]
+        )
+        weights, step.objective = step.objective.weights, DistributedDataParallel(step.objective)
+        step.objective.weights = weights
+    return lambda question: step(batch)
+
+
 def _memory(megabytes: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -81,14 +125,19 @@ def _memory(megabytes: int) -> list[Row]:
                 written += stream.write(line)
         for which in ("sentences", "draw"):
             settings = {"corpus": str(path), "reader": which}
-            with elsewhere(reader, settings, {"OMP_NUM_THREADS": "1"}, here=megabytes < 10) as ask:
+            with elsewhere(worker, settings, {"OMP_NUM_THREADS": "1"}, here=megabytes < 10) as ask:
                 found = ask("read")
             rows.append({"table": "memory over a corpus", "corpus_mb": megabytes, "reader": which, **found,
                          "ratio": found["growth_mib"] * 2**20 / path.stat().st_size})  # fmt: skip
     return rows
 
 
-def reader(settings: dict[str, str]) -> Callable[[Any], Row]:
+def worker(settings: dict[str, Any]) -> Callable[[Any], Any]:
+    """A process of this benchmark: one that reads a corpus, or one that makes a step with others."""
+    return _reader(settings) if "reader" in settings else _partner(settings)
+
+
+def _reader(settings: dict[str, str]) -> Callable[[Any], Row]:
     """The process that reads a corpus: sentences, seconds, and growth of its resident peak in MiB."""
     tokenizer = checkpoints.load_tokenizer("minilm") if settings["reader"] == "draw" else None
 
@@ -144,4 +193,4 @@ def tokens_per_word() -> float:
 
 
 if __name__ == "__main__":
-    serve(reader)
+    serve(worker)

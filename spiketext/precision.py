@@ -5,8 +5,11 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from spiketext.neurons import SpikeLinear
+from spiketext.ops import spike_linear_int8
 
 PRECISIONS = ("float32", "bf16", "int8")
 
@@ -14,8 +17,9 @@ PRECISIONS = ("float32", "bf16", "int8")
 def to_precision(model: PreTrainedModel, precision: str) -> PreTrainedModel:
     """The model, changed in place: float32 as it is; bf16 weights; or int8 weights in every Linear, one scale a row.
 
-    int8 is PyTorch's dynamic quantisation: the inputs of a Linear become bytes at each call. Spikes of 0 and 1 are
-    exact in a byte, so of a binary model only the weights are rounded. Norms and membranes stay in float32.
+    int8 is PyTorch's dynamic quantisation: the inputs of a Linear become bytes at each call. Where a Linear reads
+    spikes of -1, 0 and 1, nothing but its weights is rounded and their bytes are summed (`ops.spike_linear_int8`).
+    Norms and membranes stay in float32.
     Raises ValueError for another name, or int8 where this build of PyTorch has no kernels for it.
     """
     if precision not in PRECISIONS:
@@ -25,10 +29,32 @@ def to_precision(model: PreTrainedModel, precision: str) -> PreTrainedModel:
     if precision == "int8":
         if not {"x86", "fbgemm", "onednn", "qnnpack"} & set(torch.backends.quantized.supported_engines):
             raise ValueError("precision int8: this build of PyTorch has no int8 kernels; take float32")
+        spiking = _reads_spikes(model)
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Linear):
-                model.set_submodule(name, _quantised(module))
+                byte = _quantised(module)
+                model.set_submodule(name, Int8SpikeLinear(byte) if spiking and type(module) is SpikeLinear else byte)
     return model
+
+
+class Int8SpikeLinear(nn.Module):
+    """A `SpikeLinear` whose weights are those of PyTorch's quantised Linear."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.register_buffer("weight", layer.weight().int_repr())  # type: ignore[operator]
+        self.register_buffer("scale", layer.weight().q_per_channel_scales().float())  # type: ignore[operator]
+        self.register_buffer("bias", layer.bias())  # type: ignore[operator]
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """spikes [..., K] -> [..., N]."""
+        return spike_linear_int8(spikes, self.weight, self.scale, self.bias)  # type: ignore[arg-type]
+
+
+def _reads_spikes(model: nn.Module) -> bool:
+    """Whether every SpikeLinear of a model reads -1, 0 and 1; in other designs and codes some read integers."""
+    config = getattr(model, "config", None)
+    return getattr(config, "design", "default") == "default" and getattr(config, "code", "binary") != "integer"
 
 
 def _quantised(layer: nn.Linear) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import linear
 
 from spiketext.neurons import SpikeLinear
-from spiketext.ops import kernels, spike_linear
+from spiketext.ops import kernels, spike_linear, spike_linear_int8
 from spiketext.ops import linear as room
 
 SHAPES = [
@@ -48,6 +48,34 @@ def test_sums_are_the_product(shape, rate, signed, dtype, near, compiled):
     for mine, defined in zip(*results, strict=True):
         assert mine.shape == defined.shape
         assert torch.allclose(mine, defined, rtol=near, atol=near * inputs**0.5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("signed", [False, True])
+def test_sums_of_bytes_are_exact(shape, signed, compiled):
+    rows, inputs, outputs = shape
+    draw = torch.Generator().manual_seed(2)
+    weight = torch.randint(-128, 128, (outputs, inputs), generator=draw).to(torch.int8)
+    scale, bias = torch.rand(outputs, generator=draw), torch.randn(outputs, generator=draw)
+    spikes = spikes_of(rows, inputs, 0.6, torch.float32, signed)
+    expected = linear(spikes.double(), scale[:, None].double() * weight, bias.double())
+    assert torch.allclose(spike_linear_int8(spikes, weight, scale, bias).double(), expected, rtol=1e-5, atol=1e-3)
+    whole = spike_linear_int8(spikes, weight, torch.ones(outputs))
+    assert torch.equal(whole, linear(spikes.double(), weight.double()).float())
+
+
+def test_the_largest_bytes_do_not_overflow(compiled):
+    weight, spikes = torch.full((70, 1536), -128, dtype=torch.int8), torch.ones(3, 1536)
+    assert (spike_linear_int8(spikes, weight, torch.ones(70)) == -128 * 1536).all()
+    spikes[:, ::2] = -1
+    weight[:, ::2] = 127
+    assert (spike_linear_int8(spikes, weight, torch.ones(70)) == -(127 + 128) * 768).all()
+
+
+def test_bytes_and_other_numbers_take_the_definition(compiled):
+    spikes, weight = torch.full((2, 3, 5), 0.5), torch.randint(-9, 9, (4, 5)).to(torch.int8)
+    scale = torch.rand(4)
+    assert torch.allclose(spike_linear_int8(spikes, weight, scale), linear(spikes, scale[:, None] * weight))
 
 
 def test_without_bias_and_with_leading_dimensions(compiled):

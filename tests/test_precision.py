@@ -9,6 +9,7 @@ import torch
 import transformers
 from conftest import classifier
 
+from spiketext import ops
 from spiketext.neurons import SpikeLinear
 from spiketext.precision import to_precision
 
@@ -24,14 +25,19 @@ def batch(demo, tiny_tokenizer):
     return dict(tiny_tokenizer(texts, padding=True, truncation=True, max_length=48, return_tensors="pt"))
 
 
-def test_spikes_are_exact_in_int8(compiled):
+@pytest.mark.parametrize("kernels", ["1", "0"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_spikes_are_exact_in_int8(signed, kernels, compiled, monkeypatch):
+    monkeypatch.setattr(ops.kernels, "load", ops.kernels.load if kernels == "1" else lambda: None)
     torch.manual_seed(0)
     layer = torch.nn.Sequential(SpikeLinear(200, 70))
     spikes = (torch.rand(30, 200) < 0.2).float()
+    if signed:
+        spikes *= torch.randn(30, 200).sign()
     exact = layer(spikes)
     got = to_precision(layer, "int8")(spikes)
-    rounded = layer[0].weight().dequantize()
-    assert torch.allclose(got, spikes @ rounded.T + layer[0].bias(), atol=1e-5)
+    rounded = layer[0].scale[:, None] * layer[0].weight
+    assert torch.allclose(got, spikes @ rounded.T + layer[0].bias, atol=1e-5)
     assert (rounded.abs().amax(1) / 127).max() < 0.001
     assert 1e-4 < (got - exact).abs().max() < 0.05
 

@@ -1,7 +1,7 @@
 """Floor 0: the neuron, and what reads its spikes, as functions of tensors."""
 
 from spiketext.ops.lif import Neuron, available_backends, lif, lif_reference, norm_lif, norm_lif_from, presets
-from spiketext.ops.linear import spike_linear
+from spiketext.ops.linear import spike_linear, spike_linear_int8
 
 __all__ = [
     "Neuron",
@@ -12,4 +12,5 @@ __all__ = [
     "norm_lif_from",
     "presets",
     "spike_linear",
+    "spike_linear_int8",
 ]

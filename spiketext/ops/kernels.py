@@ -103,6 +103,11 @@ def spike_linear(bits: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.spiketext.spike_linear(bits, weight.contiguous(), *_contiguous(bias))
 
 
+def spike_linear_int8(bits: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """bits of spikes [P, M, ceil(K / 64)], weight [N, K] in int8, scale and bias [N] in float32 -> [M, N]."""
+    return torch.ops.spiketext.spike_linear_int8(bits, *_contiguous(weight, scale, bias))
+
+
 def spike_linear_weight_grad(bits: Tensor, grad: Tensor, inputs: int) -> Tensor:
     """bits of spikes [P, M, ceil(inputs / 64)], gradient of the output [M, N] -> of the weight [N, inputs]."""
     return torch.ops.spiketext.spike_linear_weight_grad(bits, grad, inputs)

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -127,17 +128,20 @@ F* aligned(std::vector<F>& memory, int64_t size) {
 }
 
 // bits [BASE - 1, M, words], B [K, N] -> out [M, N]. A task is some rows of the output by one panel of columns.
-template <int BASE, typename F>
-void sum_rows(const Tensor& bits, const Tensor& B, const F* bias, Tensor& out) {
-  const int64_t row_stride = B.stride(0), column_stride = B.stride(1);
-  using V = typename Panel<F>::type;
-  constexpr int64_t C = Panel<F>::vectors, WIDTH = Panel<F>::columns, DEPTH = Code<BASE>::COLUMNS;
-  constexpr int64_t GROUP = Code<BASE>::GROUP, ENTRIES = Code<BASE>::ENTRIES;
+// E: the numbers of the tables, W: those of B, F: those of the output. Bytes are summed in 16 bits, as many columns as
+// cannot overflow; then scale [N] makes them floats.
+template <int BASE, typename E, typename W, typename F>
+void sum_rows(const Tensor& bits, const Tensor& B, const F* scale, const F* bias, Tensor& out) {
+  using V = typename Panel<E>::type;
+  constexpr bool BYTES = std::is_same_v<W, int8_t>;
+  constexpr int64_t C = Panel<E>::vectors, WIDTH = Panel<E>::columns, DEPTH = Code<BASE>::COLUMNS;
+  constexpr int64_t GROUP = Code<BASE>::GROUP, ENTRIES = Code<BASE>::ENTRIES, SAFE = 255 / DEPTH;
   const int64_t M = bits.size(1), words = bits.size(2), K = B.size(0), N = B.size(1);
+  const int64_t row_stride = B.stride(0), column_stride = B.stride(1);
   const int64_t blocks = ceil_div(K, DEPTH), panels = ceil_div(N, WIDTH), threads = at::get_num_threads();
   const int64_t cuts = std::max(ceil_div(threads, panels), ceil_div(M, ROWS));
   const uint64_t* set = reinterpret_cast<const uint64_t*>(bits.data_ptr<int64_t>());
-  const F* from = B.data_ptr<F>();
+  const W* from = B.data_ptr<W>();
   F* y = out.data_ptr<F>();
   const Code<BASE> code;
   std::vector<uint8_t> places(M * blocks * GROUPS);
@@ -148,22 +152,25 @@ void sum_rows(const Tensor& bits, const Tensor& B, const F* bias, Tensor& out) {
     }
   });
   at::parallel_for(0, cuts * panels, 1, [&](int64_t begin, int64_t end) {
-    std::vector<F> own_tables, own_rows, own_sums;
+    std::vector<E> own_tables, own_rows, own_sums;
     V* tables = reinterpret_cast<V*>(aligned(own_tables, GROUPS * ENTRIES * WIDTH));
-    F *lines = aligned(own_rows, DEPTH * WIDTH), *sums = aligned(own_sums, ceil_div(M, cuts) * WIDTH);
+    E *lines = aligned(own_rows, DEPTH * WIDTH), *sums = aligned(own_sums, ceil_div(M, cuts) * WIDTH);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t cut = task / panels, column = task % panels * WIDTH, columns = std::min(WIDTH, N - column);
       const int64_t first = M * cut / cuts, rows = M * (cut + 1) / cuts - first;
       const int64_t lead = column_stride == 1 ? DEPTH : columns, far = column_stride == 1 ? row_stride : column_stride;
       const uint8_t* next = places.data() + first * blocks * GROUPS;
+      F* corner_of_y = y + first * N + column;
+      F shift[WIDTH] = {};
+      if (bias) std::copy_n(bias + column, columns, shift);
       V start[C] = {};
-      if (bias) std::memcpy(start, bias + column, columns * sizeof(F));
+      if constexpr (!BYTES) std::memcpy(start, shift, PANEL);
       for (int64_t b = 0; b < blocks; ++b) {
         const int64_t depth = std::min(DEPTH, K - b * DEPTH);
         std::memset(lines, 0, DEPTH * PANEL);
-        const F* corner = from + b * DEPTH * row_stride + column * column_stride;
+        const W* corner = from + b * DEPTH * row_stride + column * column_stride;
         if (column_stride == 1)
-          for (int64_t k = 0; k < depth; ++k) std::memcpy(lines + k * WIDTH, corner + k * row_stride, columns * sizeof(F));
+          for (int64_t k = 0; k < depth; ++k) std::copy_n(corner + k * row_stride, columns, lines + k * WIDTH);
         else
           for (int64_t n = 0; n < columns; ++n)
             for (int64_t k = 0; k < depth; ++k) lines[k * WIDTH + n] = corner[n * column_stride + k * row_stride];
@@ -171,30 +178,40 @@ void sum_rows(const Tensor& bits, const Tensor& B, const F* bias, Tensor& out) {
           tabulate<BASE>(reinterpret_cast<const V*>(lines) + g * GROUP * C, tables + g * ENTRIES * C);
         if (b + 1 < blocks)  // the next block of B is on its way while this one is summed
           for (int64_t i = 0; i < lead; ++i) {
-            const F* line = corner + DEPTH * row_stride + i * far;
-            __builtin_prefetch(line, 0, 2), __builtin_prefetch(line + 64 / sizeof(F), 0, 2);
+            const W* line = corner + DEPTH * row_stride + i * far;
+            __builtin_prefetch(line, 0, 2), __builtin_prefetch(line + 64 / sizeof(W), 0, 2);
           }
-        const V* into = reinterpret_cast<const V*>(sums);
-        if (b + 1 < blocks) {
-          add_entries<BASE, F>(tables, next, rows, b ? into : start, b ? C : 0, sums, WIDTH);
-        } else if (columns == WIDTH) {
-          add_entries<BASE, F>(tables, next, rows, b ? into : start, b ? C : 0, y + first * N + column, N);
+        const bool begins = BYTES ? b % SAFE == 0 : b == 0, last = b + 1 == blocks;
+        const V* before = begins ? start : reinterpret_cast<const V*>(sums);
+        if constexpr (BYTES) {
+          add_entries<BASE, E>(tables, next, rows, before, begins ? 0 : C, sums, WIDTH);
+          if (last || (b + 1) % SAFE == 0) {
+            const F* by = scale + column;
+            for (int64_t r = 0; r < rows; ++r) {
+              F* to = corner_of_y + r * N;
+              const F* base = b < SAFE ? shift : to;
+              const E* sum = sums + r * WIDTH;
+#pragma omp simd
+              for (int64_t n = 0; n < columns; ++n) to[n] = base[n] + by[n] * F(sum[n]);
+            }
+          }
+        } else if (last && columns == WIDTH) {
+          add_entries<BASE, E>(tables, next, rows, before, begins ? 0 : C, corner_of_y, N);
         } else {
-          add_entries<BASE, F>(tables, next, rows, b ? into : start, b ? C : 0, sums, WIDTH);
-          for (int64_t r = 0; r < rows; ++r)
-            std::memcpy(y + (first + r) * N + column, sums + r * WIDTH, columns * sizeof(F));
+          add_entries<BASE, E>(tables, next, rows, before, begins ? 0 : C, sums, WIDTH);
+          for (int64_t r = 0; last && r < rows; ++r) std::copy_n(sums + r * WIDTH, columns, corner_of_y + r * N);
         }
       }
     }
   });
 }
 
-template <typename F>
-void sums(const Tensor& bits, const Tensor& B, const F* bias, Tensor& out) {
+template <typename E, typename W, typename F>
+void sums(const Tensor& bits, const Tensor& B, const F* scale, const F* bias, Tensor& out) {
   if (bits.size(0) == 1)
-    sum_rows<2>(bits, B, bias, out);
+    sum_rows<2, E, W, F>(bits, B, scale, bias, out);
   else
-    sum_rows<3>(bits, B, bias, out);
+    sum_rows<3, E, W, F>(bits, B, scale, bias, out);
 }
 
 struct Signs {
@@ -292,8 +309,17 @@ Tensor turned(const Tensor& bits, int64_t K) {  // [P, M, ceil(K / 64)] -> [P, K
 Tensor spike_linear(const Tensor& bits, const Tensor& weight, const std::optional<Tensor>& bias) {
   Tensor out = at::empty({bits.size(1), weight.size(0)}, weight.options());
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "spike_linear", ([&] {
-    sums<scalar_t>(bits, weight.t(), bias ? bias->data_ptr<scalar_t>() : nullptr, out);
+    const scalar_t* shift = bias ? bias->data_ptr<scalar_t>() : nullptr;
+    sums<scalar_t, scalar_t, scalar_t>(bits, weight.t(), nullptr, shift, out);
   }));
+  return out;
+}
+
+// bits [P, M, ceil(K / 64)], weight [N, K] in bytes, scale [N], bias [N] -> [M, N]
+Tensor spike_linear_int8(const Tensor& bits, const Tensor& weight, const Tensor& scale, const std::optional<Tensor>& bias) {
+  Tensor out = at::empty({bits.size(1), weight.size(0)}, scale.options());
+  const float* shift = bias ? bias->data_ptr<float>() : nullptr;
+  sums<int16_t, int8_t, float>(bits, weight.t(), scale.data_ptr<float>(), shift, out);
   return out;
 }
 
@@ -301,7 +327,7 @@ Tensor spike_linear(const Tensor& bits, const Tensor& weight, const std::optiona
 Tensor spike_linear_weight_grad(const Tensor& bits, const Tensor& grad, int64_t K) {
   Tensor out = at::empty({K, grad.size(1)}, grad.options());
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "spike_linear_weight_grad",
-                             ([&] { sums<scalar_t>(turned(bits, K), grad, nullptr, out); }));
+                             ([&] { sums<scalar_t, scalar_t, scalar_t>(turned(bits, K), grad, nullptr, nullptr, out); }));
   return out.t();
 }
 
@@ -310,5 +336,6 @@ Tensor spike_linear_weight_grad(const Tensor& bits, const Tensor& grad, int64_t 
 TORCH_LIBRARY_FRAGMENT(spiketext, library) {
   library.def("spike_bits", &spike_bits);
   library.def("spike_linear", &spike_linear);
+  library.def("spike_linear_int8", &spike_linear_int8);
   library.def("spike_linear_weight_grad", &spike_linear_weight_grad);
 }

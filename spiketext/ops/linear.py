@@ -54,6 +54,20 @@ def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
     return _SpikeLinear.apply(spikes, weight, bias, bits)
 
 
+def spike_linear_int8(spikes: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`spike_linear` with weights in bytes: linear(spikes, scale[:, None] * weight, bias), without a gradient.
+
+    Shapes:  spikes [..., K] in float32, weight [N, K] in int8, scale [N], bias [N] in float32 -> [..., N].
+    The sums of bytes are exact; the compiled ones take spikes of -1, 0 and 1 on the CPU, the definition the rest.
+    """
+    rows = spikes.reshape(-1, spikes.shape[-1]).contiguous()
+    if spikes.device.type == "cpu" and spikes.dtype == torch.float32 and spikes.numel() and kernels.load() is not None:
+        bits = kernels.spike_bits(rows)
+        if bits.shape[0]:
+            return kernels.spike_linear_int8(bits, weight, scale, bias).view(*spikes.shape[:-1], -1)
+    return linear(spikes, scale[:, None] * weight, bias)
+
+
 class _SpikeLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: Tensor, weight: Tensor, bias: Tensor | None, bits: Tensor):
