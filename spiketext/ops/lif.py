@@ -77,6 +77,9 @@ class Neuron:
             raise ValueError(f"neuron levels: expected at least 1, whole; got {self.levels}")
 
 
+_neuron = functools.lru_cache(maxsize=256)(Neuron)  # a layer asks for the same one at every call
+
+
 def presets(name: str, *, tau: float = 2.0, beta: float = 1.0) -> dict[str, Any]:
     """Arguments of `lif` that reproduce a neuron of the literature.
 
@@ -136,7 +139,7 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     Raises:   ValueError for a current without time axis, a state of another shape, an option out of range, T other
               than 1 with the integer code, or a backend that cannot run.
     """
-    n = Neuron(**neuron)
+    n = _neuron(**neuron)
     _check(current, state, n)
     chosen = resolve_backend(backend, current, n)
     if chosen == "reference":
@@ -177,7 +180,7 @@ def _norm_lif(
     x: Tensor, state: Tensor | None, weight: Tensor, bias: Tensor, eps: float, backend: str | None,
     neuron: dict[str, Any], keep: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    n = Neuron(**neuron)
+    n = _neuron(**neuron)
     if weight.shape != bias.shape or weight.dim() not in (1, 2) or weight.shape != x.shape[x.dim() - weight.dim() :]:
         raise ValueError(
             f"weight and bias must both have the last dimension of x {list(x.shape)}, or its last two (a norm for each "
@@ -202,8 +205,11 @@ def _norm_lif(
 
 def available_backends(current: Tensor, neuron: Neuron) -> list[str]:
     """The back ends that can run this tensor and neuron, fastest first (Triton's interpreter, for tests, is last)."""
-    kinds = ("triton", "cpp", "torch", "reference") if current.is_cuda else ("cpp", "torch", "reference", "triton")
-    return [kind for kind in kinds if _can_run(kind, current, neuron)]
+    return [kind for kind in _kinds(current) if _can_run(kind, current, neuron)]
+
+
+def _kinds(current: Tensor) -> tuple[str, ...]:
+    return ("triton", "cpp", "torch", "reference") if current.is_cuda else ("cpp", "torch", "reference", "triton")
 
 
 def resolve_backend(requested: str | None, current: Tensor, neuron: Neuron) -> str:
@@ -211,7 +217,7 @@ def resolve_backend(requested: str | None, current: Tensor, neuron: Neuron) -> s
     if requested in ("torch", "reference"):
         return requested if neuron.code != "integer" else "reference"
     if requested is None:
-        return available_backends(current, neuron)[0]
+        return next(kind for kind in _kinds(current) if _can_run(kind, current, neuron))
     if not _can_run(requested, current, neuron):
         through = "" if neuron.detach_reset else " with a gradient through the reset"
         through += f" over {len(current)} steps" if len(current) > MOST_TRITON_STEPS else ""
