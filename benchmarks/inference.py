@@ -126,7 +126,10 @@ def no_spikingjelly(ours: Any) -> str:
     """Why the network cannot be built from SpikingJelly's LIFNode; empty when it can."""
     if not installed("spikingjelly"):
         return "spikingjelly is not installed"
-    return "" if ours.config.code == "binary" else f"SpikingJelly's LIFNode sends no {ours.config.code} spikes"
+    code, steps = ours.config.code, ours.config.time_steps
+    if code == "binary" or (code == "ternary" and steps == 1):
+        return ""
+    return f"two of SpikingJelly's LIFNodes are not our {code} neuron at T = {steps}"
 
 
 def unordered(ours: Any, dense: Any, options: BenchOptions) -> dict[str, Answer]:

@@ -1,8 +1,8 @@
 """Our default network as one would write it with SpikingJelly: its LIFNode, nn.Linear, nn.LayerNorm, eager mode.
 
 Equal to ours, spike by spike, where LIFNode can express the neuron: the preset "spikingjelly" (hard reset, gain
-1 - beta). With a soft reset LIFNode subtracts beta * threshold where the paper subtracts the threshold: the same work,
-but another neuron.
+1 - beta), and ternary spikes in one step as the difference of two LIFNodes, ON and OFF. With a soft reset LIFNode
+subtracts beta * threshold where the paper subtracts the threshold: the same work, but another neuron.
 """
 
 from __future__ import annotations
@@ -19,8 +19,26 @@ from spiketext.models import SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.neurons import LIF
 
 
+class Pair(nn.Module):
+    """Ternary spikes: a LIFNode for currents above the threshold minus one for those below minus the threshold."""
+
+    def __init__(self, on: nn.Module, off: nn.Module):
+        super().__init__()
+        self.on, self.off = on, off
+
+    def forward(self, current: Tensor) -> Tensor:
+        """current [T, ...] -> -1, 0 or 1."""
+        return self.on(current) - self.off(-current)
+
+
 def node(config: SpikeBertConfig, threshold: float) -> nn.Module:
     """SpikingJelly's neuron with the constants of a config."""
+    if config.code == "ternary":
+        return Pair(_lif(config, threshold), _lif(config, threshold))
+    return _lif(config, threshold)
+
+
+def _lif(config: SpikeBertConfig, threshold: float) -> nn.Module:
     hard = config.reset == "zero"
     return nodes.LIFNode(tau=1 / (1 - config.beta), decay_input=hard, v_threshold=threshold,
                          v_reset=0.0 if hard else None, surrogate_function=surrogate.ATan(alpha=config.alpha or 2.0),
@@ -121,7 +139,7 @@ def _renamed(ours: SpikeBertForSequenceClassification) -> dict[str, Tensor]:
 def agreement(ours: SpikeBertForSequenceClassification, plain: PlainSpikeBert, inputs: dict[str, Tensor]) -> dict:
     """{"spikes_differ": share of neuron-steps, "logits_differ": largest difference} of the two networks on a batch."""
     mine, theirs, handles = [], [], []
-    for model, kind, seen in ((ours, LIF, mine), (plain, nodes.LIFNode, theirs)):
+    for model, kind, seen in ((ours, LIF, mine), (plain, Spikes, theirs)):
         for module in model.modules():
             if isinstance(module, kind):
                 handles.append(module.register_forward_hook(lambda m, i, out, seen=seen: seen.append(out)))

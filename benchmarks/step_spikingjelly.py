@@ -1,8 +1,9 @@
 """A training step of ours against the same network from SpikingJelly's LIFNode and plain modules in eager mode.
 
 Same weights, same inputs, same optimiser (fused AdamW for both), cross-entropy alone; in float64 both networks give the
-same spikes and logits, which is shown before anything is timed. Neuron: the preset "spikingjelly" with tau 2, which
-both can express, firing at 18 %. saved_mib: what one forward pass keeps for backward, without the weights.
+same spikes and logits, which is shown before anything is timed. Neurons that both can express: the preset
+"spikingjelly" with tau 2, T = 4, firing at 18 %, and our default, ternary in one step (two LIFNodes each). saved_mib:
+what one forward pass keeps for backward, without the weights.
 `ratio` is seconds / those of SpikingJelly in float32, `memory_ratio` the same of saved_mib.
 """
 
@@ -17,6 +18,7 @@ from spiketext.ops import presets
 from spiketext.options import BenchOptions
 
 TURNS = {"tiny": 1, "short": 3, "full": 5}
+NEURONS = {"binary": presets("spikingjelly", tau=2.0), "ternary": {}}
 SIZES = {
     "tiny": [(1, 32, 2, 8)],
     "short": [(6, 384, 32, 64), (12, 768, 4, 64)],
@@ -28,15 +30,15 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
     """Rows: size x network x precision."""
     if not installed("spikingjelly"):
         return [absent("spikingjelly is not installed", network="SpikingJelly")]
-    return [row for size in SIZES[options.scale] for row in _size(*size, options, say)]
+    return [row for size in SIZES[options.scale] for code in NEURONS for row in _size(code, *size, options, say)]
 
 
-def _size(layers: int, width: int, texts: int, length: int, options: BenchOptions, say: Say) -> list[Row]:
+def _size(code: str, layers: int, width: int, texts: int, length: int, options: BenchOptions, say: Say) -> list[Row]:
     from benchmarks.plain import PlainSpikeBert, check
 
-    size = f"{layers}x{width}, B {texts}, L {length}, T 4"
+    model = student(layers, width, **NEURONS[code])
+    size = f"{layers}x{width}, B {texts}, L {length}, {code}, T {model.config.time_steps}"
     say(f"step-spikingjelly: {size}")
-    model = student(layers, width, **presets("spikingjelly", tau=2.0))
     same = check(model, inputs_of(batch_of(2, min(length, 16))))
     batch = batch_of(texts, length)
     rate = rate_of(model, batch_of(2, length))

@@ -67,11 +67,12 @@ def test_bf16_has_its_rows_where_there_is_bf16_and_a_reading_of_test_is_logged(
     assert all((Path(folder) / "test_reads.jsonl").exists() for folder in (tiny_model, tiny_teacher))
 
 
-def test_the_spikingjelly_network_is_ours_in_float64(spikingjelly):
+@pytest.mark.parametrize("neuron", [presets("spikingjelly", tau=2.0), {}], ids=["binary", "ternary"])
+def test_the_spikingjelly_network_is_ours_in_float64(neuron, spikingjelly):
     from benchmarks.networks import batch_of, inputs_of, student
     from benchmarks.plain import PlainSpikeBert, agreement, check
 
-    model = student(2, 32, **presets("spikingjelly", tau=2.0))
+    model = student(2, 32, **neuron)
     batch = batch_of(3, 9)
     batch["attention_mask"][1, 5:] = 0
     found = check(model, inputs_of(batch))
