@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spiketext.cli import build_parser
-from spiketext.results import results_page
+from spiketext.results import load as load_result
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,8 +37,25 @@ def test_a_make_target_of_readme_exists(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
 
 
-def test_result_rows_of_readme_are_rows_of_the_result_files():
-    page = results_page(ROOT / "experiments")
-    rows = [line for line in README.splitlines() if line.startswith("| ") and "±" not in line and "seed" not in line]
-    measured = [line for line in rows if line.count("|") == 7 and not line.startswith("| row")]
-    assert all(line in page for line in measured)
+def test_result_rows_of_readme_are_those_of_the_result_files():
+    section = README.split("## Results")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
+    every = {name: load_result(ROOT / "experiments", name, None)["cells"] for name in ("sst2", "mr", "subj")}
+    assert len(rows) == len({cell["row"] for cells in every.values() for cell in cells if cell["values"]})
+    for row, *said in ([part.strip() for part in line] for line in rows):
+        mine = {name: {cell["metric"]: cell for cell in cells if cell["row"] == row and cell["values"]}
+                for name, cells in every.items()}  # fmt: skip
+        found = [cells.get("accuracy") for cells in mine.values()]
+        assert any(found), row
+        scores = [_score(cell["values"][0], cell["paper"]) if cell else "" for cell in found]
+        rates = [round(cells["firing_rate"]["values"][0]) for cells in mine.values() if "firing_rate" in cells]
+        seconds = [round(cell["wall_s"][0]) for cell in found if cell]
+        assert said == [*scores, _span(rates), _span(seconds)], row
+
+
+def _score(value: float, paper: float | None) -> str:
+    return f"{value:.2f}" + (f" ({paper:.2f})" if paper else "")
+
+
+def _span(numbers: list[int]) -> str:
+    return " to ".join(str(number) for number in sorted({min(numbers), max(numbers)})) if numbers else ""
