@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from spiketext.ops import kernels
 
-FEWEST_ROWS = 256  # from here on tables pay at every shape (benchmarks/results/linear.json); one text is slower with them
+FEWEST_ROWS = 256  # from here on tables pay at every shape (benchmarks/results/linear.json); one text is slower so
 
 
 def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
