@@ -76,7 +76,7 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
         single = latency(answers, texts, SINGLES[options.scale])
     rows = [_throughput(name, samples, guesses, truth, count) for name in everything]
     mine = checkpoints.load_tokenizer(options.model)
-    for confidence in CONFIDENCES:
+    for confidence in confidences(ours):
         row = next(row for row in rows if row["network"] == f"ours, stops at {confidence:.0%}")
         row["mean_steps"] = float(anytime_logits(Stepper(ours), mine, texts, confidence=confidence)[1].mean())
     rows += [absent(reason, table="throughput", network=name) for name, reason in reasons.items()]
@@ -105,7 +105,7 @@ def networks(ours: Any, dense: Any, options: BenchOptions) -> tuple[dict[str, An
         short = checkpoints.load_classifier(options.model, time_steps=steps)
         found[f"ours, T = {steps}"] = _buckets(short, mine)
     stepper = Stepper(ours)
-    for confidence in CONFIDENCES:
+    for confidence in confidences(ours):
         found[f"ours, stops at {confidence:.0%}"] = _anytime(stepper, mine, confidence)
     missing: dict[str, str] = {}
     if machine()["bf16"]:
@@ -120,6 +120,11 @@ def networks(ours: Any, dense: Any, options: BenchOptions) -> tuple[dict[str, An
 
         found["SpikingJelly"] = _buckets(PlainSpikeBert(ours), mine)
     return found, missing
+
+
+def confidences(ours: Any) -> tuple[float, ...]:
+    """At which confidences a text may stop early: none where there is one step only."""
+    return CONFIDENCES if ours.config.time_steps > 1 else ()
 
 
 def no_spikingjelly(ours: Any) -> str:
