@@ -63,6 +63,8 @@ def stage(args: argparse.Namespace) -> None:
     options = options_from(args.options, args)
     result = getattr(importlib.import_module(f"spiketext.{args.module}"), args.command)(options)
     flat = result | {f"validation_{name}": value for name, value in result["validation"].items()}
+    for name, law in result.get("limit_law", {}).items():
+        flat[f"difference, {name}"] = ", ".join(f"{layer} T^{power:.2f}" for layer, power in law["exponents"].items())
     _show(result, args, lambda: _pairs_table(flat) + f"\nsaved in {options.out}")
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from spiketext import checkpoints
+from spiketext.coding import CODINGS
 from spiketext.figures import log_curves
 from spiketext.models import (
     SpikingTextCnnConfig,
@@ -33,6 +34,7 @@ from spiketext.training import finish, read, rows_of
 
 NORMALISATIONS = ("none", "model", "data", "percentile")
 LAYERS = ("convolutions", "pooling", "classifier")
+LIMIT_TEXTS = 8  # at T = 1000 the spikes of a text take some 30 MB
 _BINS = 10_000  # of the histogram that a percentile is read from: exact to the largest activation / 10,000
 _KEPT = ("vocab_size", "hidden_size", "filter_widths", "num_filters", "neurons_per_class", "dropout", "pad_token_id",
          "max_position_embeddings", "id2label", "label2id", "problem_type", "vectors")  # fmt: skip
@@ -42,8 +44,9 @@ Batch = dict[str, Tensor]
 def convert(options: ConvertOptions) -> dict[str, Any]:
     """The command: the tailored TextCNN of a folder becomes a spiking one in options.out; returns scales and seconds.
 
-    Raises ValueError for a model that cannot be converted (naming the layer), or a normalisation without texts; then
-    the folder is not touched.
+    With options.limit_law the picture is drawn and the result has "limit_law", by network the rows and exponents of
+    `limit_law` on LIMIT_TEXTS validation texts. Raises ValueError for a model that cannot be converted (naming the
+    layer), or what needs texts without them; then the folder is not touched.
     """
     started = time.monotonic()
     if options.normalize not in NORMALISATIONS:
@@ -52,10 +55,13 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
     model = require_convertible(checkpoints.load_classifier(options.model))
     tokenizer = checkpoints.load_tokenizer(options.model)
     text_set, batches = None, []
-    if options.normalize in ("data", "percentile"):
+    normalised = options.normalize in ("data", "percentile")
+    if normalised or options.limit_law:
         if not options.data:
-            raise ValueError(f"normalize {options.normalize}: reads the training texts; name them with --data")
+            asks = f"normalize {options.normalize}" if normalised else "limit-law"
+            raise ValueError(f"{asks}: reads texts; name them with --data")
         text_set = read(options)
+    if text_set is not None and normalised:
         rows = rows_of(text_set, "train", tokenizer, model.config.max_position_embeddings)
         batches = [batch for _, batch in rows.batches(64)]
     scales = scales_of(model, options.normalize, batches, options.percentile)
@@ -64,8 +70,30 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
     run = Run("convert", options)
     if run.result is not None:
         return run.result
-    result = {"scales": scales, "validation": {}, "history": [], "wall_s": round(time.monotonic() - started, 1)}
+    result: dict[str, Any] = {"scales": scales, "validation": {}, "history": []}
+    if text_set is not None and options.limit_law:
+        rows = rows_of(text_set, "validation", tokenizer, model.config.max_position_embeddings)
+        count = min(len(rows), LIMIT_TEXTS)
+        batch = rows.collate([rows[0, int(i)] for i in torch.linspace(0, len(rows) - 1, count).round()])
+        result["limit_law"] = _limits(model, spiking, options, batch)
+    result["wall_s"] = round(time.monotonic() - started, 1)
     return finish(run, spiking, tokenizer, "convert", text_set, result)
+
+
+def _limits(
+    model: TextCnnForSequenceClassification, spiking: SpikingTextCnnForSequenceClassification, options: ConvertOptions,
+    batch: Batch,
+) -> dict[str, Any]:  # fmt: skip
+    """The picture of options.limit_law: both codings with the scales of `spiking`, and without any."""
+    asked = {"beta": options.beta, "threshold": options.threshold, "seed": options.seed}
+    name = f"normalised ({options.normalize})" if options.normalize != "none" else "not normalised"
+    runs = {}
+    for title, scales in {name: spiking.config.scales, "not normalised": None}.items():
+        for coding in CODINGS:
+            runs[f"{title}, {coding}"] = limit_law(model, spiking_from(model, scales, coding=coding, **asked), batch)
+    limit_figure(f"From {options.model} to spikes", runs, str(options.limit_law))
+    return {name: {"exponents": {layer: slope(rows, layer) for layer in LAYERS}, "rows": rows}
+            for name, rows in runs.items()}  # fmt: skip
 
 
 def require_convertible(model: PreTrainedModel) -> TextCnnForSequenceClassification:

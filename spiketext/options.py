@@ -205,6 +205,9 @@ class ConvertOptions(DataOptions):
     beta: float = _option(1.0, "share of the membrane kept at a step; a rate is an activation at 1 only")
     threshold: float = _option(1.0, "membrane at which a neuron fires")
     seed: int = _option(0, "of the Poisson spikes")
+    limit_law: str | None = _option(
+        None, "picture (.png, .svg, .pdf) of how close it comes to the dense network as T grows; reads --data"
+    )
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,22 @@ def test_bytes_and_other_numbers_take_the_definition(compiled):
     assert torch.allclose(spike_linear_int8(spikes, weight, scale), linear(spikes, scale[:, None] * weight))
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_windows_are_read_where_they_overlap(signed, compiled):
+    texts = spikes_of(5 * 12, 30, 0.5, torch.float64, signed).view(5, 12, 30)
+    spikes = texts.flatten(-2).unfold(-1, 90, 30)  # [5, 10, 90], three words each
+    weight = torch.randn(33, 90, dtype=torch.float64, requires_grad=True)
+    found = spike_linear(spikes, weight, backend="cpp")
+    assert torch.equal(found, spike_linear(spikes.contiguous(), weight, backend="cpp"))
+    expected = linear(spikes, weight)
+    assert torch.allclose(found, expected, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    slopes = [torch.autograd.grad(out, weight, upstream)[0] for out in (found, expected)]
+    assert torch.allclose(*slopes, atol=1e-11)
+    across = texts.transpose(1, 2)  # the numbers of a row are not side by side: copied
+    assert torch.allclose(spike_linear(across, weight[:, :12], backend="cpp"), linear(across, weight[:, :12]))
+
+
 def test_without_bias_and_with_leading_dimensions(compiled):
     spikes, weight = spikes_of(24, 100, 0.2).view(2, 3, 4, 100), torch.randn(10, 100, dtype=torch.float64)
     assert torch.allclose(spike_linear(spikes, weight, backend="cpp"), linear(spikes, weight), atol=1e-12)

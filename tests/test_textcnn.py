@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
 import spiketext
-from spiketext import callbacks, evaluation, training
+from spiketext import callbacks, conversion, evaluation, training
 from spiketext.checkpoints import load_classifier
 from spiketext.cli import main
 from spiketext.coding import deterministic, poisson
@@ -411,6 +411,20 @@ def test_every_kind_learns_evaluates_and_predicts(trained):
         assert found["time_steps"] == (8 if name in ("converted", "spiking-textcnn") else None)
         answers = evaluation.predict(folder, ["Not bad.", "", "🙂", "很好", "word " * 3000], top_k=2)
         assert all(abs(sum(answer["probabilities"]) - 1) < 1e-5 for answer in answers)
+
+
+def test_convert_draws_how_close_it_comes_to_the_dense_network(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "LIMIT_TEXTS", 2)
+    asked = {"model": trained["tailored-textcnn"], "normalize": "data", "out": str(tmp_path / "out")}
+    picture = tmp_path / "law.svg"
+    with pytest.raises(ValueError, match="limit-law: reads texts; name them"):
+        spiketext.convert(**asked | {"normalize": "none"}, limit_law=str(picture))
+    assert not picture.exists() and not (tmp_path / "out").exists()
+    found = spiketext.convert(**asked, data="demo", limit_law=str(picture))["limit_law"]
+    assert picture.read_text().count("T^") == len(found) == 4
+    law = found["normalised (data), deterministic"]
+    assert law["exponents"]["convolutions"] == pytest.approx(-1, abs=0.2) and law["rows"][0]["saturated"] < 0.05
+    assert found["not normalised, poisson"]["exponents"].keys() == {"convolutions", "pooling", "classifier"}
 
 
 def test_training_changes_what_it_may_and_nothing_else(trained):

@@ -22,6 +22,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from spiketext.losses import task_loss
+from spiketext.ops import spike_linear
 
 TAILORED: dict[str, Any] = {"pooling": "mean", "bias": False, "unit_embedding": True, "neurons_per_class": 10}
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid}
@@ -104,7 +105,7 @@ class RateLinear(nn.Linear):
         if torch.is_grad_enabled():
             mean = weight.mean(1, keepdim=True)
             weight = weight - (mean - mean.detach())  # takes off zero, bit for bit
-        return nn.functional.linear(input, weight, self.bias)
+        return spike_linear(input, weight, self.bias)
 
 
 def window_mask(mask: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:

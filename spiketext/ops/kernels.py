@@ -94,8 +94,11 @@ def backward(
 
 
 def spike_bits(spikes: Tensor) -> Tensor:
-    """spikes [M, K] -> int64 [P, M, ceil(K / 64)], a bit each: ones, and minus ones if any; P = 0: other numbers."""
-    return torch.ops.spiketext.spike_bits(spikes)
+    """spikes [..., K], M rows -> int64 [P, M, ceil(K / 64)], a bit each: ones, minus ones if any; P = 0: other numbers.
+
+    Rows may overlap, as windows do: they are read where they stand.
+    """
+    return torch.ops.spiketext.spike_bits(spikes if spikes.stride(-1) == 1 else spikes.contiguous())
 
 
 def spike_linear(bits: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

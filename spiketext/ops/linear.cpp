@@ -100,23 +100,23 @@ void tabulate(const V* rows, V* table) {
 }
 
 // out [rows] = before [rows] + the entries at the places, one from each group of a block; strides in vectors (before)
-// and in numbers (out)
-template <int BASE, typename F>
+// and in numbers (out). Only the first USED vectors of a panel are summed.
+template <int BASE, typename F, int64_t USED>
 void add_entries(const typename Panel<F>::type* tables, const uint8_t*& places, int64_t rows,
                  const typename Panel<F>::type* before, int64_t stride, F* out, int64_t out_stride) {
   using V = typename Panel<F>::type;
   typedef V Unaligned __attribute__((aligned(sizeof(F)), may_alias));
   constexpr int64_t C = Panel<F>::vectors;
   for (int64_t r = 0; r < rows; ++r, places += GROUPS, before += stride, out += out_stride) {
-    V sum[C];
-    for (int64_t c = 0; c < C; ++c) sum[c] = before[c];
+    V sum[USED];
+    for (int64_t c = 0; c < USED; ++c) sum[c] = before[c];
     for (int64_t line = 0; line < PANEL; line += 64)  // a row of the result that is far from the last one
       __builtin_prefetch(reinterpret_cast<const char*>(out + 12 * out_stride) + line, 1);
     for (int64_t g = 0; g < GROUPS; ++g) {
       const V* entry = tables + (g * Code<BASE>::ENTRIES + size_t(places[g])) * C;
-      for (int64_t c = 0; c < C; ++c) sum[c] += entry[c];
+      for (int64_t c = 0; c < USED; ++c) sum[c] += entry[c];
     }
-    for (int64_t c = 0; c < C; ++c) reinterpret_cast<Unaligned*>(out)[c] = sum[c];
+    for (int64_t c = 0; c < USED; ++c) reinterpret_cast<Unaligned*>(out)[c] = sum[c];
   }
 }
 
@@ -183,8 +183,11 @@ void sum_rows(const Tensor& bits, const Tensor& B, const F* scale, const F* bias
           }
         const bool begins = BYTES ? b % SAFE == 0 : b == 0, last = b + 1 == blocks;
         const V* before = begins ? start : reinterpret_cast<const V*>(sums);
+        const auto add = columns * sizeof(E) <= REGISTER       ? add_entries<BASE, E, 1>
+                         : columns * sizeof(E) <= PANEL / 2 ? add_entries<BASE, E, C / 2>
+                                                            : add_entries<BASE, E, C>;
         if constexpr (BYTES) {
-          add_entries<BASE, E>(tables, next, rows, before, begins ? 0 : C, sums, WIDTH);
+          add(tables, next, rows, before, begins ? 0 : C, sums, WIDTH);
           if (last || (b + 1) % SAFE == 0) {
             const F* by = scale + column;
             for (int64_t r = 0; r < rows; ++r) {
@@ -196,9 +199,9 @@ void sum_rows(const Tensor& bits, const Tensor& B, const F* scale, const F* bias
             }
           }
         } else if (last && columns == WIDTH) {
-          add_entries<BASE, E>(tables, next, rows, before, begins ? 0 : C, corner_of_y, N);
+          add(tables, next, rows, before, begins ? 0 : C, corner_of_y, N);
         } else {
-          add_entries<BASE, E>(tables, next, rows, before, begins ? 0 : C, sums, WIDTH);
+          add(tables, next, rows, before, begins ? 0 : C, sums, WIDTH);
           for (int64_t r = 0; last && r < rows; ++r) std::copy_n(sums + r * WIDTH, columns, corner_of_y + r * N);
         }
       }
@@ -252,9 +255,26 @@ Signs signs_of(const F* x, int64_t count, bool& clean) {
   return word;
 }
 
-// spikes [M, K] -> bits [P, M, ceil(K / 64)]: P = 1 for 0 and 1; P = 2, ones and minus ones; P = 0 for other numbers
+// Where rows of numbers stand: sizes and strides of [..., K], of which K is dense; windows may overlap.
+struct Rows {
+  std::vector<int64_t> sizes, strides;
+
+  explicit Rows(const Tensor& x) : sizes(x.sizes().vec()), strides(x.strides().vec()) {
+    sizes.pop_back(), strides.pop_back();
+  }
+
+  int64_t offset(int64_t row) const {
+    int64_t sum = 0;
+    for (int64_t d = int64_t(sizes.size()) - 1; d >= 0; row /= sizes[d], --d) sum += row % sizes[d] * strides[d];
+    return sum;
+  }
+};
+
+// spikes [..., K] -> bits [P, M, ceil(K / 64)]: P = 1 for 0 and 1; P = 2, ones and minus ones; P = 0 for other numbers
 Tensor spike_bits(const Tensor& spikes) {
-  const int64_t M = spikes.size(0), K = spikes.size(1), words = ceil_div(K, WORD);
+  const int64_t K = spikes.size(-1), M = spikes.numel() / K, words = ceil_div(K, WORD);
+  TORCH_CHECK(spikes.stride(-1) == 1 || K == 1, "spike_bits: the numbers of a row must stand side by side");
+  const Rows rows(spikes);
   Tensor bits = at::empty({2, M, words}, at::kLong);
   uint64_t *on = reinterpret_cast<uint64_t*>(bits.data_ptr<int64_t>()), *off = on + M * words;
   std::atomic<bool> all_clean{true}, any_off{false};
@@ -263,12 +283,14 @@ Tensor spike_bits(const Tensor& spikes) {
     at::parallel_for(0, M, 32, [&](int64_t begin, int64_t end) {
       bool clean = true;
       uint64_t seen = 0;
-      for (int64_t r = begin; r < end && clean; ++r)  // other numbers are found out in the first row
+      for (int64_t r = begin; r < end && clean; ++r) {  // other numbers are found out in the first row
+        const scalar_t* row = x + rows.offset(r);
         for (int64_t w = 0; w < words; ++w) {
-          const Signs word = signs_of(x + r * K + w * WORD, std::min(WORD, K - w * WORD), clean);
+          const Signs word = signs_of(row + w * WORD, std::min(WORD, K - w * WORD), clean);
           on[r * words + w] = word.on, off[r * words + w] = word.off;
           seen |= word.off;
         }
+      }
       if (!clean) all_clean = false;
       if (seen) any_off = true;
     });

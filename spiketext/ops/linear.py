@@ -45,8 +45,7 @@ def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
         raise ValueError(f"backend 'cpp' cannot run a linear map of {spikes.dtype} on {spikes.device} here")
     if not possible:
         return linear(spikes, weight, bias)
-    rows = spikes.detach().reshape(-1, spikes.shape[-1]).contiguous()
-    bits = kernels.spike_bits(rows)
+    bits = kernels.spike_bits(spikes.detach())
     if bits.shape[0] == 0:
         if backend == "cpp":
             raise ValueError("backend 'cpp' needs spikes of -1, 0 and 1; got other numbers")
@@ -60,9 +59,8 @@ def spike_linear_int8(spikes: Tensor, weight: Tensor, scale: Tensor, bias: Tenso
     Shapes:  spikes [..., K] in float32, weight [N, K] in int8, scale [N], bias [N] in float32 -> [..., N].
     The sums of bytes are exact; the compiled ones take spikes of -1, 0 and 1 on the CPU, the definition the rest.
     """
-    rows = spikes.reshape(-1, spikes.shape[-1]).contiguous()
     if spikes.device.type == "cpu" and spikes.dtype == torch.float32 and spikes.numel() and kernels.load() is not None:
-        bits = kernels.spike_bits(rows)
+        bits = kernels.spike_bits(spikes)
         if bits.shape[0]:
             return kernels.spike_linear_int8(bits, weight, scale, bias).view(*spikes.shape[:-1], -1)
     return linear(spikes, scale[:, None] * weight, bias)
