@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from spiketext import checkpoints
+from spiketext.answers import Teacher
 from spiketext.augmentation import Augmenter, english_reader
 from spiketext.data import TextSet
 from spiketext.evaluation import model_inputs, scores
@@ -26,8 +28,9 @@ from spiketext.losses import at_least_float32, check_layer_map, feature_loss, la
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
 from spiketext.passages import passages
+from spiketext.processes import rank
 from spiketext.rates import RateBudget
-from spiketext.runs import Run
+from spiketext.runs import CHECKPOINTS, Run
 from spiketext.training import (
     class_weights,
     finish,
@@ -73,10 +76,10 @@ class Alignment(nn.Module):
         self.norms = nn.ModuleList(_last_norm(teacher, theirs, normed) for _, theirs in pairs if "norm" in self.order)
         self.embedding = _map("mlp" in self.order, *widths)
 
-    def forward(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor, norm: Any):
+    def forward(self, student: tuple[Tensor, ...], teacher: Mapping[int, Tensor], mask: Tensor, norm: Any):
         """Features -> L_fea summed over pairs, L_emb.
 
-        student: the embedding [B, L, D], then the blocks [T, B, L, D], or [B, L, D] of a dense one.
+        student: the embedding [B, L, D], then the blocks [T, B, L, D], or [B, L, D] of a dense one; teacher: by layer.
         """
         losses = []
         for number, (mine, theirs) in enumerate(self.pairs):
@@ -121,20 +124,19 @@ class Distillation(nn.Module):
         super().__init__()
         self.model, self.alignment, self.tokenizer, self.options = model, alignment, tokenizer, options
         self.class_weights: Tensor | None = None
-        self._teacher = (teacher.eval().requires_grad_(False),)
         self.weights = {"features": options.feature_weight, "embedding": options.embedding_weight}
         if isinstance(options, DistillOptions):
             self.weights |= {"logits": options.logit_weight, "labels": options.label_weight}
+        layers = (0, *dict.fromkeys(theirs for _, theirs in alignment.pairs))
+        self.teacher = Teacher(teacher, layers if self.weights["features"] or self.weights["embedding"] else ())
         self.budget = RateBudget(model, options)
         self.weights |= self.budget.weights
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Terms of eq. 7 (stage 1) or eq. 8 (stage 2); a term of weight 0 is not computed."""
         inputs, mask = model_inputs(self.tokenizer, batch), batch["attention_mask"]
-        teacher = self._teacher[0].to(mask.device)
-        wants_features = bool(self.weights["features"] or self.weights["embedding"])
-        with torch.no_grad():
-            target = teacher(**inputs, output_hidden_states=wants_features)
+        target, told = self.teacher(inputs, batch["gold"])
+        wants_features = bool(self.teacher.layers)
         with self.budget.watching(self.model, batch) as rate:
             answer = self.model(**inputs, output_hidden_states=wants_features)
         terms = rate()
@@ -143,11 +145,11 @@ class Distillation(nn.Module):
             if isinstance(self.model, SpikeBertModel):
                 hidden = (answer.embedding, *hidden)
             norm = self.options.feature_norm
-            terms["features"], terms["embedding"] = self.alignment(hidden, target.hidden_states, mask, norm)
+            terms["features"], terms["embedding"] = self.alignment(hidden, target, mask, norm)
         logits = answer.get("logits")
-        if logits is not None:
+        if logits is not None and told is not None:
             logits = at_least_float32(logits)
-            terms["logits"] = logit_loss(logits, at_least_float32(target.logits), self.options.temperature)
+            terms["logits"] = logit_loss(logits, at_least_float32(told), self.options.temperature)
             terms["labels"] = label_loss(logits, batch["labels"], batch["gold"], self.class_weights)
             logits = logits.detach()
         return {name: term for name, term in terms.items() if self.weights[name]}, logits
@@ -176,6 +178,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     rows, validation, tokens = passages(run, tokenizer, options, pairs=options.pairs)
     alignment = Alignment(pairs, config.hidden_size, teacher, options.feature_transform)
     objective = Distillation(student, teacher, tokenizer, alignment, options)
+    _remember(objective, run, options)
     result = fit(objective, rows, validation, options, run)
     count = len(rows) + len(validation)
     result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": count}
@@ -221,11 +224,18 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     keep_reading(model, options)
     objective = Distillation(model, teacher, tokenizer, alignment, options)
     objective.class_weights = class_weights(options, text_set)
+    _remember(objective, run, options)
     measure = partial(scores, text_set.task)
     result = fit(objective, rows, validation, options, run, measure, text_set.metric)
     result |= {"layer_map": pairs, "initialised_tensors": copied, "stage1": options.student,
                "part_of_speech": bool(augment and augment.pool)}  # fmt: skip
     return _finish(run, objective, tokenizer, "distill", text_set, result)
+
+
+def _remember(objective: Distillation, run: Run, options: DistillationOptions) -> None:
+    """Keep the teacher's answers while the run lasts, where texts come again."""
+    if options.epochs > 1 and options.teacher_cache > 0:
+        objective.teacher.remember(run.out / CHECKPOINTS / f"teacher-{rank()}.answers", options.teacher_cache * 1e9)
 
 
 def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: int) -> Pairs:

@@ -135,6 +135,9 @@ class DistillationOptions(RateOptions, StudentOptions, TrainingOptions):
     teacher: str = _option("minilm", "folder or name of the teacher")
     initialise: bool = _option(True, "start a new student from the teacher's weights where shapes allow")
     layer_map: str = _option("last", "last, first, or pairs student:teacher such as 1:2,2:4")
+    teacher_cache: float = _option(
+        2.0, "GB of a file that keeps, while the run lasts, the teacher's answers to texts that come again; 0: none"
+    )
     feature_norm: str = _option("euclidean", "euclidean (eq. 6) or mse")
     feature_transform: str = _option(
         "sum-linear-norm", "what is done to a student's features: sum or mean over T, then linear or mlp, norm or none"

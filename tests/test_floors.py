@@ -32,7 +32,7 @@ FLOORS = [
         "callbacks",
         "published",
     },
-    {"neurons", "batching", "runs", "splits", "words", "portraits"},
+    {"neurons", "batching", "runs", "splits", "words", "portraits", "answers"},
     {"models", "datasets", "rates", "results"},
     {"data", "precision", "experiments", "portable"},
     {"corpora", "checkpoints"},
