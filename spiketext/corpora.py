@@ -49,12 +49,15 @@ class Source(NamedTuple):
             raise _missing(self.repository, error) from error
 
 
-def sentences(corpus: str, least_words: int = 4, size: int | None = None) -> Iterator[str]:
+def sentences(
+    corpus: str, least_words: int = 4, size: int | None = None, without: TestTexts | None = None
+) -> Iterator[str]:
     """Sentences of `least_words` words or more of every file of the corpus, in the order of the paths.
 
     corpus: files, folders and `hub:OWNER/NAME[/FILES][:COLUMN]`, separated by commas. A line ends a sentence; headings
     of WikiText (`= x =`) and document tags are left out; UTF-8, or Latin-1 where it is not UTF-8.
     size: join neighbouring sentences of a line while they have at most so many words and Han characters together.
+    without: leave out the lines and sentences that are or hold one of these texts.
     Raises FileNotFoundError for a path that is not there, ValueError for a file that is not text or is damaged, and
     when nothing could be read.
     """
@@ -62,9 +65,11 @@ def sentences(corpus: str, least_words: int = 4, size: int | None = None) -> Ite
     for source in files(corpus):
         for line in _lines(source):
             line = _DOCUMENT_TAG.sub("", line).strip()
-            if line.startswith("= ") and line.endswith(" ="):
+            if (line.startswith("= ") and line.endswith(" =")) or (without and without.within(line)):
                 continue
             parts: Iterable[str] = (part for part in map(str.strip, _SENTENCE_END.split(line)) if part)
+            if without:
+                parts = [part for part in parts if not without.within(part)]
             for sentence in parts if size is None else _joined(parts, size):
                 if len(sentence.split()) >= least_words or len(_HAN.findall(sentence)) >= 2 * least_words:
                     found = True
@@ -225,34 +230,47 @@ def _decode(line: bytes) -> str:
         return line.decode("latin-1")
 
 
-def overlap(corpus: str, text_set: TextSet, least_words: int = 8) -> dict[str, Any]:
-    """Which test texts of a set are in a corpus: as a whole line or sentence, or, if long enough, anywhere.
+class TestTexts:
+    """The test texts of some sets, to be found in a corpus: as a whole line or sentence, or, if long enough, anywhere.
 
     Texts are compared by their letters and digits in lower case, so spacing, case and punctuation hide nothing.
-    Returns counts and the first text found. Raises as `sentences`.
     """
-    words = {_letters(text) for text in text_set.splits["test"].texts}
-    keys = {key for key in words if key}
-    by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for key in keys:
-        if len(key.split()) >= least_words:
-            parts = tuple(key.split())
-            by_start.setdefault(parts[:least_words], []).append(parts)
-    found: set[str] = set()
-    lines = 0
+
+    __test__ = False  # no test of ours, whatever its name
+
+    def __init__(self, text_sets: Iterable[TextSet], least_words: int = 8):
+        words = {_letters(text) for text_set in text_sets for text in text_set.splits["test"].texts}
+        self.keys = {key for key in words if key}
+        self.least_words = least_words
+        self.by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        for parts in (tuple(key.split()) for key in self.keys):
+            if len(parts) >= least_words:
+                self.by_start.setdefault(parts[:least_words], []).append(parts)
+
+    def within(self, line: str) -> set[str]:
+        """Those that a line is, or that stand in it, as their letters."""
+        plain = _letters(line)
+        found, parts, least = {plain} & self.keys, tuple(plain.split()), self.least_words
+        for i in range(len(parts) - least + 1):
+            for candidate in self.by_start.get(parts[i : i + least], ()):
+                if parts[i : i + len(candidate)] == candidate:
+                    found.add(" ".join(candidate))
+        return found
+
+
+def overlap(corpus: str, text_set: TextSet) -> dict[str, Any]:
+    """Which test texts of a set are in a corpus (`TestTexts`): counts, and the first text found.
+
+    Raises as `sentences`.
+    """
+    texts, found, lines = TestTexts([text_set]), set[str](), 0
     for source in files(corpus):
         for line in _lines(source):
             lines += 1
-            plain = _letters(_DOCUMENT_TAG.sub("", line))
-            if plain in keys:
-                found.add(plain)
-            parts = tuple(plain.split())
-            for i in range(len(parts) - least_words + 1):
-                for candidate in by_start.get(parts[i : i + least_words], ()):
-                    if parts[i : i + len(candidate)] == candidate:
-                        found.add(" ".join(candidate))
-    found |= {_letters(s) for s in sentences(corpus) if _letters(s) in keys}
-    return {"corpus": corpus, "lines": lines, "test_texts": len(keys), "test_texts_found": len(found),
+            found |= texts.within(_DOCUMENT_TAG.sub("", line))
+    for sentence in sentences(corpus):
+        found |= {_letters(sentence)} & texts.keys
+    return {"corpus": corpus, "lines": lines, "test_texts": len(texts.keys), "test_texts_found": len(found),
             "first": min(found) if found else None}  # fmt: skip
 
 

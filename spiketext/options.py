@@ -149,6 +149,8 @@ class CorpusOptions(TrainingOptions):
     """How unlabelled text is read and learned."""
 
     corpus: str = _option("", "files and folders of text, separated by commas; .gz and .tar.gz too")
+    leave_out: str = _option("", "sets, separated by commas, whose test texts are left out of the corpus")
+    data_dir: str | None = _option(None, "folder of the built-in sets among them; default: SPIKETEXT_DATA")
     tokens: int = _option(2_000_000, "how many tokens of the corpus to read")
     epochs: float = _option(1.0, "passes over those tokens")
     learning_rate: float = _option(5e-4, "peak, after the warm-up")

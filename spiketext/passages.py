@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from spiketext.batching import Rows
-from spiketext.corpora import sentences
+from spiketext.corpora import TestTexts, sentences
+from spiketext.data import load
 from spiketext.processes import is_first
 from spiketext.runs import CHECKPOINTS, Run
 
@@ -36,18 +37,20 @@ def draw(
     size: int | None = None,
     quiet: bool = True,
     pairs: bool = False,
+    without: TestTexts | None = None,
 ) -> Iterator[list[int]]:
     """Token ids of passages evenly drawn over a corpus until they reach the budget, each at most max_length long.
 
     The corpus is read twice: once to count its passages, once to draw from each window of them the share that is due.
-    size: sentences of a line are joined up to it, see `sentences`, which also says what is raised; pairs: a
-    passage is a sentence and the one after it, no sentence is in two of them. Raises ValueError without a pair.
+    size: sentences of a line are joined up to it, see `sentences`, which also says what is raised and what
+    `without` leaves out; pairs: a passage is a sentence and the one after it, no sentence is in two of them. Raises
+    ValueError without a pair.
     """
     bar: dict[str, Any] = {"unit": " passages", "disable": quiet}
-    total = sum(1 for _ in tqdm(_stream(corpus, size, pairs), desc="counting the corpus", **bar))
+    total = sum(1 for _ in tqdm(_stream(corpus, size, pairs, without), desc="counting the corpus", **bar))
     if not total:
         raise ValueError(f"corpus {corpus}: one sentence is no pair; give more text, or leave --pairs out")
-    stream = iter(tqdm(_stream(corpus, size, pairs), desc="drawing from it", total=total, **bar))
+    stream = iter(tqdm(_stream(corpus, size, pairs, without), desc="drawing from it", total=total, **bar))
     taken = seen = number = 0
     while window := list(islice(stream, _WINDOW)):
         seen += len(window)
@@ -64,8 +67,8 @@ def draw(
         number += 1
 
 
-def _stream(corpus: str, size: int | None, pairs: bool) -> Iterator[tuple[str, ...]]:
-    found = sentences(corpus, size=size)
+def _stream(corpus: str, size: int | None, pairs: bool, without: TestTexts | None) -> Iterator[tuple[str, ...]]:
+    found = sentences(corpus, size=size, without=without)
     return zip(found, found, strict=False) if pairs else ((sentence,) for sentence in found)
 
 
@@ -130,8 +133,8 @@ def passages(
 ) -> Passages:
     """The passages of a run: `draw`n from options.corpus the first time, as they were when the run is resumed.
 
-    Up to 500 of them, a twentieth at most, are held out for validation. Raises as `sentences`, and ValueError for a
-    corpus of fewer than two passages or tails of them.
+    Up to 500 of them, a twentieth at most, are held out for validation. Raises as `sentences` and, for the sets whose
+    test texts are left out, as `data.load`; ValueError for a corpus of fewer than two passages or tails of them.
     """
     if options.truncation != "head":
         raise ValueError(f"truncation: a passage of a corpus keeps its head, got {options.truncation!r}; leave it out")
@@ -139,8 +142,9 @@ def passages(
     if folder.exists():
         file = TokenFile(folder)
     else:
+        sets = [load(name.strip(), options.data_dir) for name in options.leave_out.split(",") if name.strip()]
         drawn = draw(options.corpus, tokenizer, options.tokens, options.max_length, size,
-                     options.quiet or not is_first(), pairs)  # fmt: skip
+                     options.quiet or not is_first(), pairs, TestTexts(sets) if sets else None)  # fmt: skip
         file = TokenFile.write(folder, drawn)
     count = len(file.lengths)
     if count < 2:

@@ -289,7 +289,7 @@ def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | 
     """
     spec = unlabelled_of(folder, reference, scale)
     [stage] = UNLABELLED.keys() & spec.keys()
-    asked = dict(spec[stage])
+    asked = {"data_dir": data_dir, **spec[stage]}
     if "encoder" in spec and "teacher" not in asked:
         asked["teacher"] = unlabelled(folder, spec["encoder"], data_dir, spec["at"])
     for key in asked.keys() & {"corpus", "vocab"}:

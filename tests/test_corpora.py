@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spiketext.corpora import files, overlap, sentences
+from spiketext.corpora import TestTexts, files, overlap, sentences
 from spiketext.data import Split, TextSet
 
 ONE, TWO = "The first sentence is here.", "And this is the second one."
@@ -212,6 +212,18 @@ def test_a_short_test_text_is_found_as_a_line_or_a_sentence_but_not_within_one(t
     assert found(tmp_path, "a very good film", "A very good film .")["test_texts_found"] == 1
     assert found(tmp_path, "So it was. A very good film. Then we left.", "a very good film")["test_texts_found"] == 1
     assert found(tmp_path, "It was a very good film in my eyes.", "a very good film")["test_texts_found"] == 0
+
+
+def test_test_texts_are_left_out_and_nothing_else(tmp_path):
+    corpus = write(tmp_path / "corpus.txt", f"{ONE}\nThey said {LONG}, as you know. {TWO}\nSo it was with us. "
+                   f"A very good film. Then we left the house.\n{TWO}\n{LONG.upper()}\n")  # fmt: skip
+    known = text_set(LONG, "a very good film")
+    kept = list(sentences(str(corpus), without=TestTexts([known])))
+    assert kept == [ONE, "So it was with us.", "Then we left the house.", TWO]
+    cleaned = str(write(tmp_path / "cleaned.txt", "\n".join(kept)))
+    assert overlap(str(corpus), known)["test_texts_found"] == 2 and overlap(cleaned, known)["test_texts_found"] == 0
+    joined = list(sentences(str(corpus), size=20, without=TestTexts([known])))
+    assert "So it was with us. Then we left the house." in joined and not any("good film" in text for text in joined)
 
 
 def test_a_text_that_occurs_twice_is_counted_once(tmp_path):
