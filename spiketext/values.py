@@ -59,6 +59,8 @@ class Values:
 
 def read(x: Tensor, unit: float = 1.0) -> Values:
     """x [T, ..., D], floating -> `Values` of x / unit, exact for whole numbers."""
+    if x.dim() > 2 and x.shape[-2] > 1 and x.stride(-1) == 1 and 0 < x.stride(-2) < x.shape[-1]:
+        return _read_windows(x, unit)
     flat = x.flatten(1, -2) if x.dim() > 2 else x[:, None]
     if not flat.numel():
         return Values()
@@ -70,15 +72,37 @@ def read(x: Tensor, unit: float = 1.0) -> Values:
         low, high = (float(value) for value in flat.aminmax())
         nonzero = _sums((flat != 0).to(flat.dtype)).sum(1, keepdim=True)
         return Values(flat.numel(), nonzero, nonzero, low, high, False)
-    if torch.equal(flat, flat * flat):  # zeros and ones are their own squares, and no other finite number is
+    squares = flat * flat
+    if torch.equal(flat, squares):  # zeros and ones are their own squares, and no other finite number is
         nonzero = _sums(flat)
         fired = int(nonzero.sum())
         return Values(flat.numel(), nonzero, nonzero, float(fired == flat.numel()), float(fired > 0), True)
     low, high = (float(value) for value in flat.aminmax())
+    if max(-low, high) <= 1 and torch.equal(flat, squares * flat):  # and with a sign their own cubes
+        nonzero = _sums(squares)
+        return Values(flat.numel(), nonzero, nonzero, low, high, True)
     nonzero = _sums((flat != 0).to(flat.dtype))
     whole = torch.equal(flat, flat.round())
     total = flat.abs().sum(1, dtype=torch.float64).cpu() if whole else nonzero
     return Values(flat.numel(), total, nonzero, low, high, whole)
+
+
+def _read_windows(x: Tensor, unit: float) -> Values:
+    """`read` of windows [T, ..., W, w * D] that overlap in memory: each number is read once and counts as often as seen.
+
+    The k-th part of a window, D wide, sees positions k to k + W - 1 of W + w - 1.
+    """
+    features, count = x.stride(-2), x.shape[-2]
+    width = x.shape[-1] // features
+    if unit != 1.0 or width * features != x.shape[-1]:
+        return read(x.contiguous(), unit)
+    places = x.as_strided((*x.shape[:-2], count + width - 1, features), x.stride())
+    if not torch.equal(places, places * places):
+        return read(x.contiguous())
+    sums = places.flatten(1, -3).sum(1, dtype=torch.float64).cpu()  # [T, W + w - 1, D]
+    nonzero = torch.cat([sums[:, part : part + count].sum(1) for part in range(width)], -1)
+    fired = int(nonzero.sum())
+    return Values(x.numel(), nonzero, nonzero, float(fired == x.numel()), float(fired > 0), True)
 
 
 def _sums(binary: Tensor) -> Tensor:

@@ -171,6 +171,21 @@ def test_kinds_of_values(values, kind):
     assert found.mean == (sum(map(abs, values + padding)) / 4 if kind != "float" else None)
 
 
+@pytest.mark.parametrize("kind", ["binary", "ones", "ternary", "integer", "float"])
+def test_windows_that_overlap_are_read_as_their_copies_are(kind):
+    draw = torch.Generator().manual_seed(0)
+    values = {"binary": torch.randint(0, 2, (4, 3, 9, 5), generator=draw).float(), "ones": torch.ones(4, 3, 9, 5),
+              "ternary": torch.randint(-1, 2, (4, 3, 9, 5), generator=draw).float(),
+              "integer": torch.randint(0, 4, (4, 3, 9, 5), generator=draw).float(),
+              "float": torch.rand(4, 3, 9, 5, generator=draw)}[kind]  # fmt: skip
+    windows = values.flatten(-2).unfold(-1, 15, 5)
+    found, expected = read(windows), read(windows.contiguous())
+    assert found.kind == expected.kind == ("binary" if kind == "ones" else kind)
+    assert all(torch.equal(a, b) for a, b in ((found.total, expected.total), (found.nonzero, expected.nonzero)))
+    assert (found.count, found.low, found.high) == (expected.count, expected.low, expected.high)
+    assert found.total.shape[0] == 4 and found.count == 4 * 3 * 7 * 15
+
+
 def test_whole_multiples_of_a_constant_are_read_as_whole():
     assert read(torch.tensor([[[0.3, 0.0], [0.7, 0.1]]]), unit=0.1).mean == pytest.approx(11 / 4)
     assert read(torch.tensor([[[0.3, 0.0], [0.75, 0.1]]]), unit=0.1).kind == "float"
