@@ -95,8 +95,8 @@ def _processes(tiny: bool, turns: int) -> list[Row]:
             work[name] = lambda asks=asks: [done.result() for done in [pool.submit(ask, "step") for ask in asks]]
         samples = measure(work, turns, warm=1)
     first = next(iter(cases))
-    return [samples.row(name, first, table="processes", what=name) | {"tokens_per_s": texts * length / samples.median(name)}
-            for name in cases]  # fmt: skip
+    return [samples.row(name, first, table="processes", what=name)
+            | {"tokens_per_s": texts * length / samples.median(name)} for name in cases]  # fmt: skip
 
 
 def _partner(settings: dict[str, Any]) -> Callable[[Any], None]:

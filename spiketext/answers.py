@@ -72,8 +72,9 @@ class Answers:
         """Append answers as one group; nothing where the file would grow too large."""
         parts, places, at = [], {}, self.end + _GROUP.size
         for key, answer in answers.items():
-            checksum = zlib.crc32(answer)
-            parts += [_TEXT.pack(key, answer.size, checksum), answer.tobytes()]
+            content = answer.tobytes()
+            checksum = zlib.crc32(content)
+            parts += [_TEXT.pack(key, answer.size, checksum), content]
             places[key] = (at + _TEXT.size, answer.size, checksum)
             at += _TEXT.size + answer.nbytes
         if not answers or at > self.most:
@@ -147,10 +148,9 @@ class Teacher:
         """Room for the answers of a batch."""
         config: Any = self.network.config
         ids = inputs["input_ids"]
-        place = {"dtype": torch.float32, "device": ids.device}
-        features = {layer: torch.zeros(*ids.shape, config.hidden_size, **place) for layer in self.layers}
+        features = {layer: torch.zeros(*ids.shape, config.hidden_size, device=ids.device) for layer in self.layers}
         answers = getattr(self.network, "base_model", self.network) is not self.network
-        return features, torch.zeros(len(ids), config.num_labels, **place) if answers else None
+        return features, torch.zeros(len(ids), config.num_labels, device=ids.device) if answers else None
 
     @staticmethod
     def _key(inputs: dict[str, Tensor], row: int, length: int) -> bytes:

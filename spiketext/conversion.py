@@ -13,7 +13,7 @@ The three widths are one layer with one scale. A mean has no weights to divide: 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -253,7 +253,9 @@ def slope(rows: Sequence[dict[str, float]], layer: str) -> float:
     return float(((steps - steps.mean()) * (errors - errors.mean())).sum() / (steps - steps.mean()).square().sum())
 
 
-def limit_figure(title: str, runs: dict[str, Sequence[dict[str, float]]], path: str, layer: str = "classifier") -> None:
+def limit_figure(
+    title: str, runs: Mapping[str, Sequence[dict[str, float]]], path: str, layer: str = "classifier"
+) -> None:
     """Draw a layer's difference over T, a curve for each named result of `limit_law`, its exponent in the legend."""
     curves = {
         f"{name}: T^{slope(rows, layer):.2f}": [(row["time_steps"], row[layer]) for row in rows]

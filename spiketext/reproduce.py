@@ -60,24 +60,29 @@ def reproduce(
     say: Say = lambda text: None,
     scale: str | None = None,
     only: Sequence[str] = (),
+    rows: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run an experiment row by row, saving the result file after each; complete cells are not run again.
 
     seeds: 0..seeds-1 in place of the experiment's; scale: another of its sizes, with a result file of its own; only:
-    these of its data sets, the cells of the others stay as they are.
+    these of its data sets, rows: the rows whose names contain one of these; the other cells stay as they are.
     Returns {"json": the result, "table": text}. Raises as `experiments.read`, and as the stages; ValueError for a data
-    set that it does not have, and for a result file of another scale.
+    set or row that it does not have, and for a result file of another scale.
     """
     spec = read(folder, name, scale)
     unknown = sorted(set(only) - set(sets_of(spec)))
     if unknown:
         raise ValueError(f"experiment {name}: no data set {unknown[0]!r}; it has {', '.join(sets_of(spec))}")
+    chosen = [row for row in spec["rows"] if not rows or any(part in row["row"] for part in rows)]
+    if not chosen:
+        every = ", ".join(dict.fromkeys(row["row"] for row in spec["rows"]))
+        raise ValueError(f"experiment {name}: no row contains {' or '.join(map(repr, rows))}; it has {every}")
     data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
     text_sets = {data: load(data, data_dir) for data in only or sets_of(spec)}
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
     before = load_result(folder, name, spec["at"])
     result = _plan(folder, spec, before, text_sets, seeds)
-    for data, row in [(data, row) for data in text_sets for row in spec["rows"]]:
+    for data, row in [(data, row) for data in text_sets for row in chosen]:
         cells = [cell for cell in result["cells"] if (cell["row"], cell["column"]) == (row["row"], data)]
         for seed in wanted:
             if seed in cells[0]["seeds"]:
@@ -91,7 +96,8 @@ def reproduce(
             for cell in cells:
                 _fill(cell, seed, outcome, time.monotonic() - started)
             save(folder, result, spec["at"])
-    if before != result or any(not (folder / path).exists() for path in result["pictures"]):
+    drawn = bool(result["pictures"]) and all((folder / path).exists() for path in result["pictures"])
+    if before != result or not drawn:
         result["pictures"] = _draw(folder, spec, result, say, data_dir)
         save(folder, result, spec["at"])
     return {"json": result, "table": table(result)}

@@ -88,7 +88,7 @@ def read(x: Tensor, unit: float = 1.0) -> Values:
 
 
 def _read_windows(x: Tensor, unit: float) -> Values:
-    """`read` of windows [T, ..., W, w * D] that overlap in memory: each number is read once and counts as often as seen.
+    """`read` of windows [T, ..., W, w * D] that overlap in memory: a number is read once and counts as often as seen.
 
     The k-th part of a window, D wide, sees positions k to k + W - 1 of W + w - 1.
     """

@@ -115,7 +115,9 @@ def test_stage_2_asks_for_each_text_once_and_leaves_no_file(
 ):
     asked: list[int] = []
     ask = Teacher._ask
-    monkeypatch.setattr(Teacher, "_ask", lambda self, inputs: asked.append(len(inputs["input_ids"])) or ask(self, inputs))
+    monkeypatch.setattr(
+        Teacher, "_ask", lambda self, inputs: asked.append(len(inputs["input_ids"])) or ask(self, inputs)
+    )
     out = tmp_path / "out"
     distillation.distill(DistillOptions(
         teacher=tiny_teacher, data="demo", out=str(out), epochs=2, quiet=True, threads=1, max_length=16, layers=1,

@@ -141,6 +141,8 @@ def test_a_grid_is_a_row_for_each_value_and_a_scale_changes_its_options(tmp_path
         reproduce.reproduce(tmp_path, "x", scale="big")
     with pytest.raises(ValueError, match="no data set 'mr'; it has demo"):
         reproduce.reproduce(tmp_path, "x", only=["mr"])
+    with pytest.raises(ValueError, match="no row contains 'T = 9'; it has r, time_steps 1, r, time_steps 2"):
+        reproduce.reproduce(tmp_path, "x", rows=["T = 9"])
 
 
 def test_energy_and_studies_read_the_models_of_another_table(tiny_vectors, tmp_path, monkeypatch):
@@ -174,6 +176,11 @@ def test_energy_and_studies_read_the_models_of_another_table(tiny_vectors, tmp_p
     assert cells["dense", "v1"] == cells["dense", "dense of this shape"] and cells["dense", "density"] == [None]
     assert cost["json"]["pictures"] == ["figures/cost-demo.png"] and (folder / "figures/cost-demo.png").stat().st_size
     assert "| sst2 | 27.46 |" in cost["table"]
+    part = reproduce.reproduce(folder, "study", rows=["time_steps 4"])["json"]
+    assert {cell["at"]["time_steps"] for cell in part["cells"] if cell["values"]} == {4}
+    (folder / "results" / "study.json").write_text(json.dumps(part | {"pictures": []}))  # killed before it drew
+    (folder / "figures/study-demo.png").unlink()
+    assert reproduce.reproduce(folder, "study", rows=["4"])["json"]["pictures"] == part["pictures"] != []
     study = reproduce.reproduce(folder, "study")["json"]
     assert {cell["at"]["time_steps"] for cell in study["cells"]} == {2, 4} and (
         folder / "figures/study-demo.png"
