@@ -32,7 +32,7 @@ def tiny_model(saved) -> str:
 
 def test_the_names_are_those_of_the_contract():
     assert set(NAMES) == {
-        *("linear", "neuron", "step", "step-spikingjelly", "inference", "scale", "roofline", "textcnn-epoch")
+        *("linear", "neuron", "step", "step-spikingjelly", "inference", "scale", "roofline", "textcnn-epoch", "codes")
     }
 
 
