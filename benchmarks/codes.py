@@ -29,12 +29,15 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
     for code in CODES:
         networks[code] = SpikeBertForSequenceClassification(SpikeBertConfig(**shape, num_labels=2, **PRESETS[code]))
     batch = batch_of(texts, length)
-    say(f"codes: {layers}x{width}, B {texts}, L {length}")
+    size = f"{layers}x{width}, B {texts}, L {length}"
+    say(f"codes: {size}")
     rates = {name: rate_of(network.eval(), batch) for name, network in networks.items() if name != DENSE}
     steps = {name: Step(Labels(network)) for name, network in networks.items()}
     saved = {name: step.saved_bytes(batch) / 2**20 for name, step in steps.items()}
     work = {name: lambda step=step: step(batch) for name, step in steps.items()}
     samples = measure(work, options.repeats or TURNS[options.scale])
-    return [samples.row(name, DENSE, size=f"{layers}x{width}, B {texts}, L {length}", network=name,
-                        time_steps=getattr(network.config, "time_steps", 1))
-            | {"saved_mib": saved[name], "firing_rate": rates.get(name)} for name, network in networks.items()]  # fmt: skip
+    return [
+        samples.row(name, DENSE, size=size, network=name, time_steps=getattr(network.config, "time_steps", 1))
+        | {"saved_mib": saved[name], "firing_rate": rates.get(name)}
+        for name, network in networks.items()
+    ]
