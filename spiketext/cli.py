@@ -22,6 +22,7 @@ from spiketext.options import (
     PretrainOptions,
     TeacherOptions,
     TrainOptions,
+    VectorOptions,
 )
 
 STAGES: dict[str, tuple[str, type, str, str]] = {
@@ -29,6 +30,8 @@ STAGES: dict[str, tuple[str, type, str, str]] = {
                 "spiketext teacher --data reviews.csv --model minilm --out runs/teacher"),
     "mlm": ("maskedlm", MlmOptions, "train an encoder to find hidden tokens of unlabelled text",
             "spiketext mlm --corpus texts/ --vocab vocab.txt --tokens 8000000 --out runs/encoder"),
+    "vectors": ("skipgram", VectorOptions, "train word vectors on unlabelled text, for a TextCNN",
+                "spiketext vectors --corpus texts/ --out runs/vectors"),
     "pretrain": ("distillation", PretrainOptions, "stage 1: learn a teacher's features from unlabelled text",
                  "spiketext pretrain --teacher minilm --corpus texts/ --tokens 1000000 --out runs/stage1"),
     "distill": ("distillation", DistillOptions, "stage 2: learn a task from its teacher",

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from spiketext.data import TextSet
+from spiketext.data import TextSet, load
 from spiketext.hubsets import HUB, not_reached
 
 SUFFIXES = (".txt", ".gz", ".tgz", ".tar", ".jsonl", ".parquet")
@@ -256,6 +256,12 @@ class TestTexts:
                 if parts[i : i + len(candidate)] == candidate:
                     found.add(" ".join(candidate))
         return found
+
+
+def left_out(names: str, data_dir: str | None) -> TestTexts | None:
+    """The test texts of sets, names separated by commas; None without a name. Raises as `data.load`."""
+    sets = [load(name.strip(), data_dir) for name in names.split(",") if name.strip()]
+    return TestTexts(sets) if sets else None
 
 
 def overlap(corpus: str, text_set: TextSet) -> dict[str, Any]:

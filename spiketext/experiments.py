@@ -12,11 +12,12 @@
       teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE
       encoder                an experiment with [mlm], in place of a teacher's model, of the tokenizer of kind train or
                              of the masked language model of an attack
+      vectors                an experiment with [vectors], for a TextCNN of kind train
       grid                   lists of options: a row for each value, and a picture over them; a row with `from` and the
                              same grid goes on from the row at the same value
 
 An experiment without rows trains on unlabelled text: [pretrain] holds the options of stage 1, whose teacher `encoder`
-may name; [mlm] those of an encoder.
+may name; [mlm] those of an encoder, [vectors] those of word vectors.
 
 A row of kind attack names the substitutes of its recipe, "pwws[enwiki-sgns, minilm]", and others are refused; `split`
 is the experiment's, seeds are those of the victim and of the texts drawn.
@@ -43,6 +44,7 @@ from spiketext.options import (
     PretrainOptions,
     TeacherOptions,
     TrainOptions,
+    VectorOptions,
 )
 
 KINDS: dict[str, type | tuple[str, ...]] = {
@@ -56,9 +58,9 @@ KINDS: dict[str, type | tuple[str, ...]] = {
     "energy": ("limit", "length"),
 }
 _TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "maps", "rows", "scales",
-        "pretrain", "mlm", "encoder"}  # fmt: skip
-_ROW = {"row", "kind", "run", "from", "teacher", "student", "encoder", "paper", "cost_s", "options", "grid"}
-UNLABELLED = {"pretrain": PretrainOptions, "mlm": MlmOptions}
+        "pretrain", "mlm", "vectors", "encoder"}  # fmt: skip
+_ROW = {"row", "kind", "run", "from", "teacher", "student", "encoder", "vectors", "paper", "cost_s", "options", "grid"}
+UNLABELLED = {"pretrain": PretrainOptions, "mlm": MlmOptions, "vectors": VectorOptions}
 _DENSE = ("textcnn", "tailored-textcnn")
 
 

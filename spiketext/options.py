@@ -109,7 +109,9 @@ class RateOptions:
 class WordOptions(NeuronOptions):
     """What a TextCNN looks like. A value left out is the default in brackets, or that of the model to start from."""
 
-    vectors: str | None = _option(None, "file of word vectors (GloVe or word2vec text, .gz too), or random (random)")
+    vectors: str | None = _option(
+        None, "file of word vectors (GloVe or word2vec text, .gz too), folder of `vectors`, or random (random)"
+    )
     language: str | None = _option(None, "english or chinese words (what the training texts are written in)")
     activation: str | None = _option(None, "of textcnn: relu or sigmoid (relu)")
     neurons_per_class: int | None = _option(None, "output neurons that vote for each class (textcnn 1, others 10)")
@@ -145,12 +147,33 @@ class DistillationOptions(RateOptions, StudentOptions, TrainingOptions):
 
 
 @dataclass(frozen=True)
-class CorpusOptions(TrainingOptions):
-    """How unlabelled text is read and learned."""
+class UnlabelledOptions:
+    """How unlabelled text is read."""
 
     corpus: str = _option("", "files and folders of text, separated by commas; .gz and .tar.gz too")
     leave_out: str = _option("", "sets, separated by commas, whose test texts are left out of the corpus")
     data_dir: str | None = _option(None, "folder of the built-in sets among them; default: SPIKETEXT_DATA")
+
+
+@dataclass(frozen=True)
+class VectorOptions(UnlabelledOptions):
+    """Train word vectors on unlabelled text."""
+
+    out: str = _option("", "folder of the result, which --vectors takes")
+    language: str | None = _option(None, "english or chinese words (what the corpus is written in)")
+    dimension: int = _option(300, "numbers of a vector")
+    window: int = _option(5, "words to each side that a word is to predict, at most")
+    least: int = _option(5, "how often a word must occur")
+    epochs: int = _option(5, "passes over the corpus")
+    seed: int = _option(0, "of all random draws")
+    threads: int = _option(0, "threads of the computation; 0: all cores; with 1 the vectors come out the same again")
+    quiet: bool = _option(False, "no progress bar")
+
+
+@dataclass(frozen=True)
+class CorpusOptions(UnlabelledOptions, TrainingOptions):
+    """How unlabelled text is read and learned."""
+
     tokens: int = _option(2_000_000, "how many tokens of the corpus to read")
     epochs: float = _option(1.0, "passes over those tokens")
     learning_rate: float = _option(5e-4, "peak, after the warm-up")

@@ -20,8 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from spiketext.batching import Rows
-from spiketext.corpora import TestTexts, sentences
-from spiketext.data import load
+from spiketext.corpora import TestTexts, left_out, sentences
 from spiketext.processes import is_first
 from spiketext.runs import CHECKPOINTS, Run
 
@@ -142,9 +141,8 @@ def passages(
     if folder.exists():
         file = TokenFile(folder)
     else:
-        sets = [load(name.strip(), options.data_dir) for name in options.leave_out.split(",") if name.strip()]
         drawn = draw(options.corpus, tokenizer, options.tokens, options.max_length, size,
-                     options.quiet or not is_first(), pairs, TestTexts(sets) if sets else None)  # fmt: skip
+                     options.quiet or not is_first(), pairs, left_out(options.leave_out, options.data_dir))  # fmt: skip
         file = TokenFile.write(folder, drawn)
     count = len(file.lengths)
     if count < 2:

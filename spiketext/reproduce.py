@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiketext import attacks, conversion, distillation, maskedlm, published, training
+from spiketext import attacks, conversion, distillation, maskedlm, published, skipgram, training
 from spiketext.about import machine, versions
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
@@ -46,6 +46,7 @@ STAGES: dict[str, Callable] = {
     "attack": attacks.attack,
     "pretrain": distillation.pretrain,
     "mlm": maskedlm.mlm,
+    "vectors": skipgram.vectors,
 }
 _METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
 _READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm"}  # what `encoder` of a row is; of the others the model
@@ -282,6 +283,8 @@ def _train(
     idle = row["kind"] == "attack" and not asked.get("recipe", "").startswith("bert-attack")
     if encoder and reads not in asked and not idle:
         asked[reads] = unlabelled(folder, encoder, data_dir, spec["at"])
+    if "vectors" in row:
+        asked["vectors"] = unlabelled(folder, row["vectors"], data_dir, spec["at"])
     root = Path("runs") / (f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"])
     root /= data.replace("/", "-") if isinstance(spec["data"], list) else ""
     out = str(root / f"{row['run']}-{seed}")

@@ -12,20 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
+FILE = "vectors.txt.gz"  # in the folder of a training of word vectors
 CLIP = 3.0  # standard deviations, the authors' program
 
 
 def read_vectors(
     path: str | Path, most: int | None = None, wanted: Collection[str] = (), dimension: int | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Words in file order and their vectors, float32 [N, D], from a text file or its .gz.
+    """Words in file order and their vectors, float32 [N, D], from a text file, its .gz, or a folder with FILE.
 
     most keeps the first so many words (files are sorted by frequency) and those of `wanted`; None keeps all. Every row
     is checked, kept or not. dimension: the D that is expected.
     Raises: FileNotFoundError; ValueError naming the line of a ragged row, a word that stands twice, a value that is no
             finite number, another dimension, a header that the rows contradict, or bytes that are no UTF-8 or gzip.
     """
-    path = Path(path)
+    path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"word vectors {path}: no such file; expected lines `word v1 v2 ...`, plain or .gz")
     first_line: dict[str, int] = {}

@@ -36,7 +36,7 @@ FLOORS = [
     {"models", "datasets", "rates", "results"},
     {"data", "precision", "experiments", "portable"},
     {"corpora", "checkpoints"},
-    {"evaluation", "about", "wordmodels", "passages", "substitutes"},
+    {"evaluation", "about", "wordmodels", "passages", "substitutes", "skipgram"},
     {"fitting", "counting", "recipes", "sharing"},
     {"training"},
     {"distillation", "maskedlm", "conversion", "energy", "audit", "insight", "attacks"},

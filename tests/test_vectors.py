@@ -10,8 +10,10 @@ import pytest
 import transformers
 from conftest import missing
 
+from spiketext import reproduce, skipgram
 from spiketext.cli import main
-from spiketext.vectors import read_vectors, unit_range
+from spiketext.options import VectorOptions
+from spiketext.vectors import FILE, read_vectors, unit_range
 from spiketext.wordmodels import tokenizer_of
 from spiketext.words import PAD, UNKNOWN, language_of, lexicon, segment
 
@@ -163,3 +165,71 @@ def test_a_file_is_looked_up_in_the_data_folder_too(write, tmp_path):
     assert lexicon(["a"], "found.txt", data_dir=str(tmp_path))[0][2:] == ["the", "a", "film"]
     with pytest.raises(FileNotFoundError, match="no such file"):
         lexicon(["a"], "lost.txt", data_dir=str(tmp_path))
+
+
+# Trained by us --------------------------------------------------------------------------------------------------------
+
+CORPUS = "The film was good and the actors were good too.\nThe film was bad and the actors were bad too.\n" * 40
+
+
+@pytest.fixture
+def gensim():
+    try:
+        import gensim
+    except ImportError:
+        missing("gensim is not installed; pip install 'spiketext[vectors]'")
+    return gensim
+
+
+def trained(write, out: Path, corpus: str = CORPUS, **asked) -> dict:
+    options = {"dimension": 12, "threads": 1, "quiet": True, "epochs": 2} | asked
+    return skipgram.vectors(VectorOptions(corpus=str(write(corpus, "corpus.txt")), out=str(out), **options))
+
+
+def test_vectors_of_a_corpus_are_trained_once_and_read_from_their_folder(write, tmp_path, gensim, monkeypatch):
+    result = trained(write, tmp_path / "one")
+    words, vectors = read_vectors(tmp_path / "one", dimension=12)
+    assert sorted(words) == [".", "actors", "and", "bad", "film", "good", "the", "too", "was", "were"]
+    assert words[0] == "the"
+    assert (result["words"], result["sentences"], result["language"]) == (10, 80, "english")
+    assert vectors.std() > 0 and not (tmp_path / "one" / "checkpoints").exists()
+    trained(write, tmp_path / "two")
+    assert (tmp_path / "two" / FILE).read_bytes()[10:] and (read_vectors(tmp_path / "two")[1] == vectors).all()
+    found, _, coverage = lexicon(["The film was fine."], str(tmp_path / "one"))
+    assert coverage["covered_types"] == pytest.approx(4 / 5) and "good" in found
+    monkeypatch.setattr(skipgram, "_write", None)  # a finished run is not made again
+    assert trained(write, tmp_path / "one") == result
+    with pytest.raises(ValueError, match="holds a run with dimension = 12"):
+        trained(write, tmp_path / "one", dimension=13)
+
+
+def test_chinese_vectors_are_of_jiebas_words(write, tmp_path, gensim):
+    trained(write, tmp_path / "zh", "我们去了那家饭店，味道非常不错。送餐的速度也很快，以后还会再来。\n" * 10)
+    assert {"味道", "不错", "速度"} <= set(read_vectors(tmp_path / "zh")[0])
+
+
+def test_vectors_that_cannot_be_trained_are_one_line(write, tmp_path, capsys, gensim):
+    corpus = str(write(CORPUS, "corpus.txt"))
+    for flags, message in (
+        (["--least", "500"], "no word occurs 500 times"),
+        (["--dimension", "0"], "dimension: expected at least 1, got 0"),
+        (["--leave-out", "nowhere"], "nowhere"),
+    ):
+        assert main(["vectors", "--corpus", corpus, "--out", str(tmp_path / flags[0]), "--quiet", *flags]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_experiment_trains_its_word_vectors_first(tmp_path, monkeypatch, gensim):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("experiments")
+    folder.mkdir()
+    Path("corpus.txt").write_text(CORPUS + "A fine story, well told and never dull.\n" * 20)
+    (folder / "words.toml").write_text(
+        f'title = "words"\nscale = "8"\n[vectors]\ncorpus = "{tmp_path / "corpus.txt"}"\ndimension = 8\nquiet = true\n'
+    )
+    (folder / "use.toml").write_text(
+        'title = "t"\nscale = "s"\ndata = "demo"\nseeds = [0]\n[[rows]]\nrow = "r"\nkind = "train"\nrun = "r"\n'
+        'vectors = "words"\n[rows.options]\nmodel = "textcnn"\nepochs = 1\nquiet = true\nmax_length = 16\n'
+    )
+    assert reproduce.reproduce(folder, "use")["json"]["cells"][0]["status"] == "done"
+    assert '"vectors": "runs/words"' in Path("runs/use/r-0/config.json").read_text()
