@@ -112,11 +112,11 @@ def reference(name: str, length: int = 128) -> dict[str, Any]:
     }
 
 
-def points(path: str, length: int = 128) -> list[dict[str, Any]]:
-    """Published accuracies beside millijoules, for `figures.accuracy_against_energy`, out of a CSV.
+def points(path: str, length: float = 128) -> list[dict[str, Any]]:
+    """Published accuracies beside millijoules of `length` tokens, for `figures.accuracy_against_energy`, out of a CSV.
 
-    Columns name, kind, shape, millijoules, accuracy (%), source. A row with a shape of `SHAPES` has its millijoules
-    computed at `length` tokens (fp32), the others have what their authors printed.
+    Columns name, kind, shape, millijoules, tokens, accuracy (%), source. A row with a shape of `SHAPES` has its
+    millijoules computed (fp32); of the others, what their authors printed is taken in proportion to their tokens.
     """
     with open(path, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -124,7 +124,9 @@ def points(path: str, length: int = 128) -> list[dict[str, Any]]:
         row
         | {
             "accuracy": float(row["accuracy"]),
-            "millijoules": reference(row["shape"], length)["fp32 mJ"] if row["shape"] else float(row["millijoules"]),
+            "millijoules": reference(row["shape"], round(length))["fp32 mJ"]
+            if row["shape"]
+            else float(row["millijoules"]) * length / float(row["tokens"]),
         }
         for row in rows
     ]

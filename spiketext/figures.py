@@ -97,7 +97,9 @@ def _bars(axis: Any, rows: Sequence[Mapping[str, Any]], key: str, label: str) ->
         axis.legend(fontsize=7)
 
 
-def accuracy_against_energy(points: Sequence[Mapping[str, Any]], path: str, title: str = "") -> None:
+def accuracy_against_energy(
+    points: Sequence[Mapping[str, Any]], path: str, title: str = "", across: str = "mJ for one text"
+) -> None:
     """Draw points {"name", "millijoules", "accuracy" (%), "kind"}; kind: spiking, dense or published spiking.
 
     Raises ValueError for no points, a kind that is none, no matplotlib, or an ending that it cannot write.
@@ -110,11 +112,13 @@ def accuracy_against_energy(points: Sequence[Mapping[str, Any]], path: str, titl
     figure, (axis,) = canvas(1, 7.0)
     for kind, marker in MARKERS.items():
         those = [point for point in points if point["kind"] == kind]
-        axis.scatter([p["millijoules"] for p in those], [p["accuracy"] for p in those], marker=marker, label=kind)
+        if those:
+            axis.scatter([p["millijoules"] for p in those], [p["accuracy"] for p in those], marker=marker, label=kind)
     for point in points:
         axis.annotate(point["name"], (point["millijoules"], point["accuracy"]), xytext=(4, 3),
                       textcoords="offset points", fontsize=7)  # fmt: skip
-    axis.set(xscale="log", xlabel="mJ for one text (one convention)", ylabel="accuracy %", title=title)
+    axis.set(xscale="log", xlabel=across, ylabel="accuracy %", title=title)
+    axis.margins(x=0.25)
     axis.legend()
     save(figure, path)
 

@@ -348,8 +348,13 @@ def _draw_energy(folder: Path, spec: dict, cells: list[dict], path: str) -> bool
     if not mine:
         return False
     data = cells[0]["column"]
-    others = points(str(folder / spec["points"])) if spec.get("points") and data == "sst2" else []
-    accuracy_against_energy([*mine, *others], str(folder / path), f"{spec['name']}: {data}, formula of SpikeBERT v1")
+    lengths = {values["tokens"] for values in found.values() if values.get("tokens")}
+    published = spec.get("points") and data == "sst2" and lengths
+    others = points(str(folder / spec["points"]), max(lengths)) if published else []
+    across = f"mJ for one text of {max(lengths):.0f} tokens" if lengths else "mJ for one text"
+    across += ", published ones in proportion to theirs" if others else ""
+    title = f"{spec['name']}: {data}, formula of SpikeBERT v1"
+    accuracy_against_energy([*mine, *others], str(folder / path), title, across)
     return True
 
 
