@@ -160,7 +160,7 @@ def test_the_list_names_every_benchmark(capsys):
 
 def test_an_unknown_name_or_scale_is_one_line(capsys):
     assert main(["bench", "nothing", "--folder", str(FOLDER)]) == 2
-    assert "known are inference, linear" in capsys.readouterr().err
+    assert "known are codes, inference, linear" in capsys.readouterr().err
     assert main(["bench", "linear", "--folder", str(FOLDER), "--scale", "huge"]) == 2
     assert "expected one of tiny, short, full" in capsys.readouterr().err
 
