@@ -71,14 +71,14 @@ class Answers:
     def add(self, answers: dict[bytes, Answer]) -> None:
         """Append answers as one group; nothing where the file would grow too large."""
         parts, places, at = [], {}, self.end + _GROUP.size
+        if not answers or at + sum(_TEXT.size + answer.nbytes for answer in answers.values()) > self.most:
+            return
         for key, answer in answers.items():
             content = answer.tobytes()
             checksum = zlib.crc32(content)
             parts += [_TEXT.pack(key, answer.size, checksum), content]
             places[key] = (at + _TEXT.size, answer.size, checksum)
             at += _TEXT.size + answer.nbytes
-        if not answers or at > self.most:
-            return
         self.stream.seek(self.end)
         self.stream.write(b"".join([_GROUP.pack(MAGIC, at - self.end - _GROUP.size), *parts]))
         self.stream.flush()
@@ -134,8 +134,10 @@ class Teacher:
         for row, answer in enumerate(known):
             if answer is not None:
                 self._fill(row, lengths[row], torch.tensor(answer, device=mask.device), features, logits, classes)
-        new = {keys[row]: self._pack(row, lengths[row], features, logits) for row in missing}
-        self.answers.add({key: answer for key, answer in new.items() if key is not None})
+        new = {
+            key: self._pack(row, lengths[row], features, logits) for row in missing if (key := keys[row]) is not None
+        }
+        self.answers.add(new)
         return features, logits
 
     def _ask(self, inputs: dict[str, Tensor]) -> tuple[dict[int, Tensor], Tensor | None]:
