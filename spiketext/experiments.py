@@ -13,6 +13,7 @@
       encoder                an experiment with [mlm], in place of a teacher's model, of the tokenizer of kind train or
                              of the masked language model of an attack
       vectors                an experiment with [vectors], for a TextCNN of kind train
+      options.epoch          of kind evaluate: what validation said of the row at the end of that epoch of its training
       grid                   lists of options: a row for each value, and a picture over them; a row with `from` and the
                              same grid goes on from the row at the same value
 
@@ -54,7 +55,7 @@ KINDS: dict[str, type | tuple[str, ...]] = {
     "distill": DistillOptions,
     "convert": ConvertOptions,
     "attack": AttackOptions,
-    "evaluate": ("time_steps",),
+    "evaluate": ("time_steps", "epoch"),
     "energy": ("limit", "length"),
 }
 _TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "maps", "rows", "scales",

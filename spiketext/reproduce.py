@@ -6,6 +6,7 @@ experiments/figures/, models in runs/, and experiments/RESULTS.md out of all res
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,7 @@ from spiketext.insight import legible, look_inside
 from spiketext.portraits import attention_map
 from spiketext.results import ACCOUNTS, ATTACKED, UNITS, packed, save, table, unpacked
 from spiketext.results import load as load_result
+from spiketext.runs import read_json
 
 STAGES: dict[str, Callable] = {
     "teacher": training.teacher,
@@ -190,6 +192,8 @@ def _run_row(
         account = energy(out, text_set, "validation", **{"limit": spec.get("energy"), **asked})
         scores = _known_scores(folder, spec, data, row, seed) or _in_units(evaluate(out, text_set, split))
         return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | _account(account)
+    if "epoch" in asked:
+        return _at_epoch(Path(out), asked["epoch"], split)
     changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
     known = _known_scores(folder, spec, data, row, seed) if row["kind"] == "evaluate" and not asked else None
     scores = known or _in_units(evaluate(out, text_set, split, per_text=True, **changed))
@@ -199,6 +203,15 @@ def _run_row(
         scores["parameters"] = trained["parameters"] * 1e-6
         scores["energy"] = account["papers"][0]["mJ"]
     return scores
+
+
+def _at_epoch(out: Path, epoch: int, split: str) -> dict[str, Any]:
+    """What the training in a folder read on validation at the end of an epoch; raises ValueError when it read none."""
+    history = read_json(out / "history.json") or []
+    found = [entry for entry in history if "eval_loss" in entry and math.isclose(entry["epoch"], epoch)]
+    if split != "validation" or not found:
+        raise ValueError(f"{out}: no {split} scores at the end of epoch {epoch}; training reads validation as it goes")
+    return _in_units({name.removeprefix("eval_"): value for name, value in found[-1].items()})
 
 
 def _in_units(scores: dict[str, Any]) -> dict[str, Any]:

@@ -182,6 +182,15 @@ def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(own, tiny_vec
     assert cells[str(own), "fine-tuned", "accuracy"]["paper"] is None
     assert done["table"].count("| fine-tuned |") == 2 and "test split of demo" in done["table"]
     assert reproduce.reproduce(folder, "tiny")["json"]["cells"] == done["json"]["cells"]
+    row = '[[rows]]\nrow = "tuned"\nkind = "evaluate"\nfrom = "tiny:tuned"\n[rows.grid]\nepoch = [{0}]\n'
+    head = 'title = "t"\nscale = "s"\ndata = ["demo"]\nseeds = [0]\nsplit = "validation"\n'
+    (folder / "curve.toml").write_text(head + row.format(1))
+    [read] = [cell for cell in reproduce.reproduce(folder, "curve")["json"]["cells"] if cell["metric"] == "accuracy"]
+    known = json.loads(Path("runs/tiny/demo/tuned-0/result.json").read_text())["validation"]["accuracy"]
+    assert read["values"] == [round(100 * known, 3)] and read["split"] == "validation" and read["test_reads"] == 0
+    (folder / "beyond.toml").write_text(head + row.format(2))
+    with pytest.raises(ValueError, match=r"tuned-0: no validation scores at the end of epoch 2; training reads"):
+        reproduce.reproduce(folder, "beyond")
 
 
 def test_a_language_without_a_teacher_gets_its_encoder_first(tmp_path, monkeypatch):
