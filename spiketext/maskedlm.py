@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -114,6 +115,8 @@ def mlm(options: MlmOptions) -> dict[str, Any]:
 
     Sentences of a line are joined to passages of up to three quarters of max_length in words. The folder is an encoder
     for teacher and pretrain, a student for distill (spiking) and the source of an attack's candidates.
+    With a model and a vocabulary the network is new in its words only: a language without an encoder starts from the
+    layers of another language's (Artetxe et al. 2020, arXiv 1910.11856).
     Returns validation loss (nats for each hidden token) and accuracy, tokens, seconds, and what is new in the network.
     Raises ValueError for bad options, corpus, vocabulary or model.
     """
@@ -146,17 +149,44 @@ def _network(options: MlmOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         raise ValueError("preset and time_steps: are of a spiking network; add --spiking, or leave them out")
     if options.model is None:
         return _new_network(options)
-    if options.vocab:
-        raise ValueError(f"vocab: model {options.model} has a tokenizer of its own; leave out --vocab or --model")
-    tokenizer = checkpoints.load_tokenizer(options.model)
-    encoder = checkpoints.load_encoder(options.model) if options.spiking else None
-    if encoder is None or isinstance(encoder, SpikeBertModel):
+    known = checkpoints.load_tokenizer(options.model)
+    encoder = checkpoints.load_encoder(options.model) if options.spiking or options.vocab else None
+    if encoder is None or (isinstance(encoder, SpikeBertModel) and not options.vocab):
         model, new_head = checkpoints.masked_lm_for_training(options.model)
-        return model, tokenizer, {"new_head": new_head}
-    student = _new_model(options, tokenizer, encoder.config)
-    pairs = layer_map(student.config.num_hidden_layers, encoder.config.num_hidden_layers)
-    copied = initialise_from_teacher(student.base_model, encoder, pairs)
-    return student, tokenizer, {"new_head": True, "initialised_tensors": copied}
+        return model, known, {"new_head": new_head}
+    if isinstance(encoder, SpikeBertModel):
+        raise ValueError(f"vocab: expected a dense encoder whose layers are taken over, {options.model} is spiking")
+    tokenizer = checkpoints.new_tokenizer(options.vocab) if options.vocab else known
+    sizes = copy(encoder.config)
+    sizes.vocab_size = len(tokenizer) if options.vocab else sizes.vocab_size
+    model = _new_model(options, tokenizer, sizes)
+    pairs = layer_map(model.config.num_hidden_layers, encoder.config.num_hidden_layers)
+    told = {"new_head": True, "initialised_tensors": initialise_from_teacher(model.base_model, encoder, pairs)}
+    if options.vocab:
+        told["known_pieces"] = _inherit_pieces(model, tokenizer, encoder, known)
+    return model, tokenizer, told
+
+
+@torch.no_grad()
+def _inherit_pieces(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedModel,
+    known: PreTrainedTokenizerBase,
+) -> int:
+    """Word vectors of another vocabulary in place: those of pieces that both have, and how many; the rest like them.
+
+    The rest is normal with the mean and deviation of the encoder's vectors in each dimension. With another width than
+    the encoder's nothing is taken over.
+    """
+    mine, theirs = (next(network.get_input_embeddings().parameters()) for network in (model, encoder))
+    if mine.shape[1] != theirs.shape[1]:
+        return 0
+    mine.copy_(theirs.mean(0) + theirs.std(0) * torch.randn_like(mine))
+    here, there = tokenizer.get_vocab(), known.get_vocab()
+    shared = sorted(here.keys() & there.keys())
+    mine[[here[piece] for piece in shared]] = theirs[[there[piece] for piece in shared]]
+    return len(shared)
 
 
 def _new_network(options: MlmOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:

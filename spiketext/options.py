@@ -185,7 +185,7 @@ class MlmOptions(StudentOptions, CorpusOptions):
     """Train an encoder, dense or spiking, to find the tokens that were hidden from it in unlabelled text."""
 
     model: str | None = _option(None, "encoder to start from: minilm, a Hugging Face name or a folder; else a new one")
-    vocab: str | None = _option(None, "of a new network: file of WordPieces, one a line; it says what is lower-cased")
+    vocab: str | None = _option(None, "file of WordPieces, one a line, of a new network or of new words for --model")
     spiking: bool = _option(False, "train a spiking network; with a dense --model it starts from its weights")
     hidden: float = _option(0.15, "share of the tokens of a passage that are to be found")
     batch_size: int = _option(64, "passages in one optimiser step")

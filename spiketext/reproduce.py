@@ -145,7 +145,8 @@ def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
         return list(ATTACKED)
     if row["kind"] == "energy":
         return [scores[0], *ACCOUNTS]
-    rate = ["firing_rate"] if is_spiking(folder, spec, row) else []
+    counted = "epoch" not in row.get("options", {}) and is_spiking(folder, spec, row)  # training counts no spikes
+    rate = ["firing_rate"] if counted else []
     return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
 
 

@@ -219,6 +219,29 @@ def test_a_spiking_network_starts_from_a_dense_one_goes_on_and_becomes_a_student
     )
 
 
+def test_another_language_starts_from_the_layers_of_a_dense_encoder(dense, vocabulary, corpus, tmp_path):
+    pieces = Path(vocabulary).read_text(encoding="utf-8").split("\n")[:-1]
+    moved = tmp_path / "moved.txt"  # the same pieces elsewhere, and one that the encoder doesn't know
+    moved.write_text("\n".join([*pieces[:5], "新", *reversed(pieces[5:])]) + "\n", encoding="utf-8")
+    small = {**SMALL, "layers": 0, "width": 0, "epochs": 1, "evals_per_epoch": 1, "learning_rate": 1e-12}
+    kept = load_file(Path(dense["out"]) / "model.safetensors")
+    for spiking in (False, True):
+        out = tmp_path / f"run-{spiking}"
+        told = spiketext.mlm(
+            corpus=corpus, model=dense["out"], vocab=str(moved), spiking=spiking, out=str(out), **small
+        )
+        assert told["known_pieces"] == len(pieces) and told["new_head"] is True
+        tokenizer, encoder = checkpoints.load_tokenizer(str(out)), checkpoints.load_encoder(str(out))
+        words = encoder.get_input_embeddings().weight
+        assert len(words) == len(tokenizer) == len(pieces) + 1
+        theirs = kept["bert.embeddings.word_embeddings.weight"]
+        for number in (0, 5, 9, len(pieces) - 1):
+            torch.testing.assert_close(words[tokenizer.convert_tokens_to_ids(pieces[number])], theirs[number])
+    dense_again = load_file(tmp_path / "run-False" / "model.safetensors")
+    for name in ("encoder.layer.0.output.dense.weight", "embeddings.position_embeddings.weight"):
+        torch.testing.assert_close(dense_again[f"bert.{name}"], kept[f"bert.{name}"])
+
+
 def test_a_dense_encoder_without_a_head_gets_one_and_that_is_said(tiny_teacher, corpus, tmp_path):
     small = {**SMALL, "epochs": 1, "evals_per_epoch": 1, "tokens": 600}
     result = spiketext.mlm(corpus=corpus, model=tiny_teacher, out=str(tmp_path / "run"), **small)
@@ -236,15 +259,20 @@ def test_a_dense_encoder_without_a_head_gets_one_and_that_is_said(tiny_teacher, 
         ({"vocab": "{vocab}", "hidden": 1.0}, "hidden: expected a share between 0 and 1, got 1.0"),
         ({"vocab": "{vocab}", "width": 100}, r"hidden_size \(100\) must be a multiple of num_attention_heads \(3\)"),
         ({"vocab": "{vocab}", "time_steps": 2}, "are of a spiking network; add --spiking"),
-        ({"vocab": "{vocab}", "model": "minilm"}, "has a tokenizer of its own"),
+        (
+            {"vocab": "{vocab}", "model": "{spiking}"},
+            "expected a dense encoder whose layers are taken over, .* is spiking",
+        ),
         ({"vocab": "{vocab}", "corpus": "{empty}"}, "no sentence of 4 words or more"),
         ({"vocab": "{vocab}", "truncation": "head-tail"}, "keeps its head"),
         ({"model": "./nowhere"}, "model ./nowhere"),
     ],
 )
-def test_a_mistake_is_one_line(changes, expected, vocabulary, corpus, tmp_path):
+def test_a_mistake_is_one_line(changes, expected, vocabulary, corpus, tiny_student_config, tiny_tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
-    names = {"{vocab}": vocabulary, "{empty}": str(tmp_path / "empty.txt")}
+    names = {"{vocab}": vocabulary, "{empty}": str(tmp_path / "empty.txt"), "{spiking}": str(tmp_path / "spiking")}
+    SpikeBertForMaskedLM(tiny_student_config).save_pretrained(names["{spiking}"])
+    tiny_tokenizer.save_pretrained(names["{spiking}"])
     asked = {"corpus": corpus, **SMALL, **{key: names.get(str(value), value) for key, value in changes.items()}}
     with pytest.raises(ValueError, match=expected):
         spiketext.mlm(out=str(tmp_path / "run"), **asked)
