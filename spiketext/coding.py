@@ -34,7 +34,7 @@ def poisson(
     Units:  rates are probabilities per step; the draws have 16 bits, so 0 never fires, 1 always, and what lies between
             is exact to 2^-16. Dtype: rates' own. No gradient reaches the rates.
     """
-    _check(rates, steps)
+    _require_rates(rates, steps)
     places = torch.arange(input_ids.shape[1], device=rates.device)
     start = _mix(_mix(torch.tensor(seed, device=rates.device)) + draw)
     if noise is None:
@@ -49,12 +49,12 @@ def poisson(
 
 def deterministic(rates: Tensor, steps: int) -> Tensor:
     """Evenly spread spikes: rates [B, L, D] -> [T, B, L, D], dtype of rates. Equation: the head of this file."""
-    _check(rates, steps)
+    _require_rates(rates, steps)
     times = torch.arange(steps + 1, dtype=torch.float64, device=rates.device).view(-1, 1, 1, 1)
     return (rates.detach().double() * times).floor().diff(dim=0).to(rates.dtype)
 
 
-def _check(rates: Tensor, steps: int) -> None:
+def _require_rates(rates: Tensor, steps: int) -> None:
     if steps < 1:
         raise ValueError(f"time steps: expected at least 1, got {steps}")
     if rates.numel() and not (rates.min() >= 0 and rates.max() <= 1):

@@ -1,7 +1,8 @@
-"""Floor 3: a SpikeBERT as one Python file, for people who don't have this package (`trust_remote_code=True`).
+"""Floor 3: a network of ours as one Python file, for people without this package (`trust_remote_code=True`).
 
-The file is written from the source of our own rooms: the model class, and whatever of our code it needs, found by
-following names, in place of the imports. Compiled kernels stay here; three definitions below take their place.
+The file is written from the source of our own rooms: the model classes, of a TextCNN the tokenizer, and whatever of our
+code they need, found by following names, in place of the imports. Compiled kernels stay here; three definitions below
+take their place.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.nn.functional import layer_norm, linear
+from torch import Tensor, nn
 
 from spiketext.ops import lif_reference
 
-FILE = "modeling_spikebert.py"
-AUTO_MAP = {
-    "AutoConfig": "modeling_spikebert.SpikeBertConfig",
-    "AutoModel": "modeling_spikebert.SpikeBertModel",
-    "AutoModelForSequenceClassification": "modeling_spikebert.SpikeBertForSequenceClassification",
+NETWORKS = {  # model_type -> room and beginning of the names of its classes
+    "spikebert": ("spiketext.models.spikebert", "SpikeBert"),
+    "textcnn": ("spiketext.models.textcnn", "TextCnn"),
+    "spiking-textcnn": ("spiketext.models.spiking_textcnn", "SpikingTextCnn"),
 }
+_CLASSES = {
+    "AutoConfig": "Config",
+    "AutoModel": "Model",
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+}
+_TOKENIZER = ("spiketext.words", "WordTokenizer")  # of the TextCNNs
 
 
 def lif(current: Tensor, state: Tensor | None = None, **neuron: Any) -> tuple[Tensor, Tensor]:
@@ -35,12 +40,12 @@ def lif(current: Tensor, state: Tensor | None = None, **neuron: Any) -> tuple[Te
 
 def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, **neuron: Any) -> Tensor:
     """Layer norm over the last dimension of x [T, ..., D], scaled and shifted, and then `lif`: spikes."""
-    return lif(layer_norm(x, x.shape[-1:], eps=eps) * weight + bias, **neuron)[0]
+    return lif(nn.functional.layer_norm(x, x.shape[-1:], eps=eps) * weight + bias, **neuron)[0]
 
 
 def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear map: spikes [..., K], weight [N, K], bias [N] -> [..., N]."""
-    return linear(spikes, weight, bias)
+    return nn.functional.linear(spikes, weight, bias)
 
 
 class _Room:
@@ -60,7 +65,7 @@ class _Room:
                 self.own[node.name] = node
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                self.own |= {name.id: node for name in targets if isinstance(name, ast.Name)}
+                self.own |= {n.id: node for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
 
     def text(self, node: ast.stmt) -> str:
         """The source of a definition, with its decorators and comments."""
@@ -104,13 +109,15 @@ class _File:
         for needed in dict.fromkeys(n.id for n in sorted(names, key=lambda n: (n.lineno, n.col_offset))):
             self.add(module, needed)
         kind = self.constants if isinstance(node, ast.Assign | ast.AnnAssign) else self.definitions
-        kind.append(self.rooms[module].text(node))
+        text = self.rooms[module].text(node)
+        kind += [text] if text not in kind else []  # two names of one assignment
 
     def imports(self) -> str:
         """The foreign imports, the standard library first."""
         blocks: tuple[list[str], list[str]] = ([], [])
         for module, items in sorted(self.foreign.items()):
-            lines = [f"from {module} import {', '.join(sorted(items))}"]
+            plain, renamed = [sorted(i for i in items if (" as " in i) == other) for other in (False, True)]
+            lines = [f"from {module} import {names}" for names in filter(None, [", ".join(plain), *renamed])]
             for line in lines if module else [f"import {item}" for item in sorted(items)]:
                 blocks[line.split()[1].split(".")[0] not in sys.stdlib_module_names].append(line)
         return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -119,33 +126,50 @@ class _File:
 _REPLACED = ("lif", "norm_lif", "spike_linear")
 
 
-def source() -> str:
-    """The text of the modelling file."""
-    room, file = "spiketext.models.spikebert", _File()
-    for name in ("SpikeBertModel", "SpikeBertForSequenceClassification"):
-        file.add(room, name)
+def file_of(model_type: str) -> str:
+    """The name of the modelling file of a network."""
+    return f"modeling_{model_type.replace('-', '_')}.py"
+
+
+def source(model_type: str) -> str:
+    """The text of the modelling file of a network, one of `NETWORKS`."""
+    (room, name), file = NETWORKS[model_type], _File()
+    for part in _CLASSES.values():
+        file.add(room, name + part)
+    if model_type != "spikebert":
+        file.add(*_TOKENIZER)
     about = file.rooms[room].about.replace(" `PRESETS` has the settings of both.", "")
-    equation = file.rooms["spiketext.ops.lif"].about.partition("\n\n")[2].partition("\n\nLetters")[0]
+    neurons = file.rooms.get("spiketext.ops.lif")
+    equation = neurons.about.partition("\n\n")[2].partition("\n\nLetters")[0] if neurons else ""
     made = (
         f"Written by spiketext {version('spiketext')} from its own source (Apache-2.0); needs torch and transformers."
     )
-    head = (
-        f'"""{about}\n\n{equation}\n\n{made}\nThe package itself trains such models, and computes the same sooner.\n"""'
+    sooner = "The package itself trains such models, and computes the same sooner."
+    head = "\n\n".join(part for part in (about, equation, f"{made}\n{sooner}") if part)
+    top = "\n\n".join(
+        [f'"""{head}\n"""', "from __future__ import annotations", file.imports(), "\n".join(file.constants)]
     )
-    top = "\n\n".join([head, "from __future__ import annotations", file.imports(), "\n".join(file.constants)])
     return "\n\n\n".join([top, *file.definitions]) + "\n"
 
 
 def make_portable(folder: Path) -> None:
-    """Write the modelling file into the folder of a saved SpikeBERT and name it in config.json (`auto_map`).
+    """Write the modelling file into the folder of a saved network of ours and name it in its configs (`auto_map`).
 
     Raises:  ValueError when the folder holds another kind of model.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"model {folder}: has no config.json; expected the folder of a spikebert")
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("model_type") != "spikebert":
-        raise ValueError(f"model {folder}: a modelling file exists for spikebert, not for {config.get('model_type')!r}")
-    (folder / FILE).write_text(source(), encoding="utf-8")
-    path.write_text(json.dumps({**config, "auto_map": AUTO_MAP}, indent=2), encoding="utf-8")
+        raise ValueError(f"model {folder}: has no config.json; expected the folder of one of {', '.join(NETWORKS)}")
+    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    if model_type not in NETWORKS:
+        raise ValueError(f"model {folder}: a modelling file exists for {', '.join(NETWORKS)}, not for {model_type!r}")
+    (folder / file_of(model_type)).write_text(source(model_type), encoding="utf-8")
+    module, prefix = file_of(model_type).removesuffix(".py"), NETWORKS[model_type][1]
+    _add(path, {"auto_map": {auto: f"{module}.{prefix}{part}" for auto, part in _CLASSES.items()}})
+    if model_type != "spikebert":
+        _add(folder / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": [f"{module}.{_TOKENIZER[1]}", None]}})
+
+
+def _add(path: Path, settings: dict[str, Any]) -> None:
+    known = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(known | settings, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData
 
 from spiketext import checkpoints
 from spiketext.evaluation import METRICS
-from spiketext.portable import make_portable
+from spiketext.portable import NETWORKS, file_of, make_portable
 from spiketext.runs import read_json
 
 KEPT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
@@ -37,8 +37,9 @@ classify("Not bad at all.")
 def export(model: str, out: str, name: str | None = None) -> dict[str, Any]:
     """Copy a trained classifier into a new folder that is complete for people without spiketext.
 
-    Weights, config and tokenizer; README.md is its card; of a spikebert also the modelling file (`portable`). name: how
-    the card calls it (None: as the folder). Returns model, out, files. The folder is written whole or not at all.
+    Weights, config and tokenizer; README.md is its card; of a network of ours also the modelling file (`portable`).
+    name: how the card calls it (None: as the folder). Returns model, out, files. The folder is written whole or not at
+    all.
     Raises:  ValueError when the model cannot be read or `out` is there and not empty.
     """
     source, target = Path(model), Path(out)
@@ -51,7 +52,7 @@ def export(model: str, out: str, name: str | None = None) -> dict[str, Any]:
         there.mkdir()
         for file in sorted({file for pattern in KEPT for file in source.glob(pattern)}):
             shutil.copyfile(file, there / file.name)
-        if network.config.model_type == "spikebert":
+        if network.config.model_type in NETWORKS:
             make_portable(there)
         (there / "README.md").write_text(model_card(model, name or target.name), encoding="utf-8")
         os.replace(there, target)
@@ -159,17 +160,15 @@ def _what(config: dict, made: dict, spiking: bool) -> str:
 
 def _use(config: dict, name: str) -> str:
     kind = config["model_type"]
-    if kind == "spikebert":
-        return _USE.format(name=name, trust=", trust_remote_code=True") + (
-            "\n\n`trust_remote_code` runs `modeling_spikebert.py` of this repository, which needs `torch` and "
-            "`transformers`.\nWith spiketext installed, `import spiketext.models` takes its place and is faster;\n"
-            "in float32 the rounding of the two can flip single spikes, in float64 their logits are equal."
-        )
-    if "textcnn" in kind:
-        return "This kind of network needs the package:\n\n" + _USE.format(name=name, trust="").replace(
-            "from transformers", "import spiketext.models\nfrom transformers", 1
-        )
-    return _USE.format(name=name, trust="")
+    if kind not in NETWORKS:
+        return _USE.format(name=name, trust="")
+    words = ", and `jieba` for the words" if config.get("vectors", {}).get("language") == "chinese" else ""
+    return _USE.format(name=name, trust=", trust_remote_code=True") + (
+        f"\n\n`trust_remote_code` runs `{file_of(kind)}` of this repository, which needs `torch` and "
+        f"`transformers`{words}.\n"
+        "With spiketext installed, `import spiketext.models` takes its place and is faster;\n"
+        "in float32 the rounding of the two can flip single spikes, in float64 their logits are equal."
+    )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -10,14 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from spiketext import portable
 from spiketext.checkpoints import load_classifier, load_tokenizer, save_model
 from spiketext.cli import main
 from spiketext.evaluation import evaluate, logits_of
-from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.models import (
+    PRESETS,
+    SpikeBertConfig,
+    SpikeBertForSequenceClassification,
+    SpikingTextCnnConfig,
+    TextCnnConfig,
+)
 from spiketext.ops import lif, norm_lif, spike_linear
 from spiketext.sharing import export, model_card, push
+from spiketext.vectors import unit_range
+from spiketext.wordmodels import tokenizer_of
+from spiketext.words import lexicon
 
 VARIANTS = {
     "default": {},
@@ -26,6 +36,11 @@ VARIANTS = {
     "ternary": {"code": "ternary", "reset": "zero"},
     "paper": {"design": "paper", "layer_norm_eps": 1e-5},
     "authors": {**PRESETS["authors-stage2"], "num_attention_heads": 4},
+}
+WORD_VARIANTS = {
+    "textcnn": TextCnnConfig,
+    "spiking_textcnn": SpikingTextCnnConfig,
+    "spiking_textcnn-float64": SpikingTextCnnConfig,
 }
 
 # Runs in a process that cannot find spiketext: logits of every model in the folders given, by the modelling file alone.
@@ -43,13 +58,15 @@ texts, answers = json.loads(sys.argv[1]), {}
 for folder in sys.argv[3:]:
     dtype = torch.float64 if "float64" in folder else torch.float32
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True, dtype=dtype).eval()
-    read = AutoTokenizer.from_pretrained(folder)
+    read = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     batch = read(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
     with torch.inference_mode():
         answers[folder] = model(**batch).logits.numpy()
     few = {name: tensor[:2, :16] for name, tensor in batch.items()}
     model.train()(**few, labels=torch.zeros(2, dtype=torch.long)).loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()), "it cannot be trained"
+    frozen = "spiking_textcnn" in folder
+    learning = [p for name, p in model.named_parameters() if not (frozen and "embedding" in name)]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learning), "it cannot be trained"
 assert not [name for name in sys.modules if name.split(".")[0] == "spiketext"]
 numpy.savez(sys.argv[2], **answers)
 """
@@ -74,19 +91,36 @@ def save(folder: Path, tokenizer, **settings) -> str:
     return str(folder)
 
 
+def save_word_network(folder: Path, config: type, texts: list[str]) -> str:
+    """A TextCNN on random vectors of the words of some of the texts; the others hold unknown ones."""
+    torch.manual_seed(1)
+    words, vectors, coverage = lexicon(texts[::2], None, dimension=8)
+    settings = {"vocab_size": len(words), "hidden_size": 8, "num_filters": 12, "vectors": coverage, "num_labels": 3}
+    model = AutoModelForSequenceClassification.from_config(config(**settings))
+    with torch.no_grad():
+        model.textcnn.embedding.weight.copy_(torch.from_numpy(unit_range(vectors)))
+        for linear in (model.classifier, *model.textcnn.convolutions):
+            linear.weight.mul_(4)
+    save_model(model, tokenizer_of(words, "english"), str(folder), {"command": "train", "parameters": 1})
+    return str(folder)
+
+
 def test_a_stranger_gets_our_logits(texts, tiny_tokenizer, tmp_path):
     """A fresh process without spiketext: float64 to 1e-10; float32 to 1e-5, but for texts in which a spike flipped."""
     folders = {}
     for name, settings in VARIANTS.items():
         folders[name] = str(tmp_path / f"for-others-{name}")
         export(save(tmp_path / name, tiny_tokenizer, **settings), folders[name])
+    for name, config in WORD_VARIANTS.items():
+        folders[name] = str(tmp_path / f"for-others-{name}")
+        export(save_word_network(tmp_path / name, config, texts), folders[name])
     command = [sys.executable, "-I", "-c", STRANGER, json.dumps(texts), str(tmp_path / "answers.npz"),
                *folders.values()]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={"HF_HOME": str(tmp_path), "PATH": ""})
     assert done.returncode == 0, done.stderr[-2000:]
     answers = np.load(tmp_path / "answers.npz")
     for name, folder in folders.items():
-        dtype = torch.float64 if name == "float64" else torch.float32
+        dtype = torch.float64 if "float64" in name else torch.float32
         model = load_classifier(folder).to(dtype).eval()
         batch = load_tokenizer(folder)(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
         with torch.inference_mode():
@@ -111,24 +145,27 @@ def test_the_definitions_in_the_file_are_those_of_the_kernels():
     assert torch.allclose(portable.spike_linear(x, linear), spike_linear(x, linear), atol=1e-12)
 
 
-def test_the_file_is_whole_and_readable(tmp_path):
+@pytest.mark.parametrize("model_type", portable.NETWORKS)
+def test_the_file_is_whole_and_readable(model_type, tmp_path):
     """No undefined or unused name, no line too long, no import of ours; and it is the source that is there now."""
-    text = portable.source()
-    path = tmp_path / portable.FILE
+    text = portable.source(model_type)
+    path = tmp_path / portable.file_of(model_type)
     path.write_text(text, encoding="utf-8")
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,I", "--line-length", "120", str(path)]
     found = subprocess.run(ruff, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
     assert "import spiketext" not in text and "from spiketext" not in text and len(text.splitlines()) < 700
-    ours = Path(sys.modules[SpikeBertForSequenceClassification.__module__].__file__).read_text(encoding="utf-8")
-    assert ours[ours.index("class SpikeBertForSequenceClassification") :].strip() in text
+    room, name = portable.NETWORKS[model_type]
+    ours = Path(sys.modules[room].__file__).read_text(encoding="utf-8")
+    assert ours[ours.index(f"class {name}ForSequenceClassification") :].strip() in text
 
 
-def test_a_name_that_two_rooms_define_is_refused(monkeypatch):
+def test_a_name_that_two_rooms_define_is_refused():
     file = portable._File()
-    file.add("spiketext.ops.lif", "_check")
-    with pytest.raises(AssertionError, match=r"_check is defined in spiketext\.ops\.lif and in spiketext\.coding"):
-        file.add("spiketext.coding", "_check")
+    file.add("spiketext.sharing", "_USE")
+    file.homes["_table"] = "spiketext.results"
+    with pytest.raises(AssertionError, match=r"_table is defined in spiketext\.results and in spiketext\.sharing"):
+        file.add("spiketext.sharing", "_scores")
 
 
 # The card, and the Hub ------------------------------------------------------------------------------------------------
@@ -177,7 +214,7 @@ def test_an_export_holds_what_others_need_and_no_more(shared_model, tmp_path, de
     folder = tmp_path / "for-others"
     assert main(["export", "--model", shared_model, "--out", str(folder)]) == 0
     names = {path.name for path in folder.iterdir()}
-    assert names >= {"README.md", "config.json", "model.safetensors", "tokenizer.json", portable.FILE}
+    assert names >= {"README.md", "config.json", "model.safetensors", "tokenizer.json", portable.file_of("spikebert")}
     assert not names & {"run.json", "result.json", "history.json", "test_reads.jsonl", "alignment.safetensors"}
     texts = demo.splits["test"].texts[:20]
     mine, theirs = (logits_of(load_classifier(str(f)), load_tokenizer(str(f)), texts) for f in (shared_model, folder))
@@ -225,7 +262,10 @@ def test_push_makes_the_repository_and_uploads_the_export(shared_model, monkeypa
     assert found["url"] == "https://huggingface.co/somebody/reviews"
     made, uploaded = FakeHub.asked
     assert made == ("somebody/reviews", {"private": True, "exist_ok": True})
-    assert uploaded[0] == "somebody/reviews" and {portable.FILE, "README.md", "model.safetensors"} <= uploaded[1]
+    assert (
+        uploaded[0] == "somebody/reviews"
+        and {portable.file_of("spikebert"), "README.md", "model.safetensors"} <= uploaded[1]
+    )
 
 
 def test_what_the_hub_refuses_is_one_line(shared_model, monkeypatch):
@@ -237,4 +277,4 @@ def test_what_the_hub_refuses_is_one_line(shared_model, monkeypatch):
 
 
 def test_a_dense_teacher_is_shared_without_a_modelling_file(tiny_teacher, tmp_path):
-    assert portable.FILE not in export(tiny_teacher, str(tmp_path / "dense"))["files"]
+    assert not [name for name in export(tiny_teacher, str(tmp_path / "dense"))["files"] if name.endswith(".py")]
