@@ -141,12 +141,21 @@ def log_curves(
     save(figure, path)
 
 
-def line_curves(title: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: str) -> None:
-    """Draw points (x, y) of each curve, a panel for each name "UP over ACROSS"; raises ValueError as the others."""
+def line_curves(
+    title: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]], path: str
+) -> None:
+    """Draw points (x, y, half the width of y's interval) of each curve, a panel for each name "UP over ACROSS".
+
+    An interval of no width is not drawn. Raises ValueError as the others.
+    """
     figure, axes = canvas(len(panels), 7.0)
     for axis, (name, curves) in zip(axes, panels.items(), strict=True):
         for label, curve in curves.items():
-            axis.plot(*zip(*sorted(curve), strict=True), marker=".", label=label)
+            x, y, half = zip(*sorted(curve), strict=True)
+            [line] = axis.plot(x, y, marker=".", label=label)
+            if any(half):
+                ends = [[value + sign * wide for value, wide in zip(y, half, strict=True)] for sign in (-1, 1)]
+                axis.fill_between(x, *ends, color=line.get_color(), alpha=0.12, linewidth=0)
         up, _, across = name.partition(" over ")
         axis.set(xlabel=across.replace("_", " "), ylabel=up)
         axis.legend(fontsize=7)

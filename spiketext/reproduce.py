@@ -166,6 +166,8 @@ def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: flo
         missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
         cell["correct"] += [None] * missing + [packed(outcome["correct"])]
         cell["texts"] = len(outcome["correct"])
+    elif "texts" in outcome and cell["metric"] == "accuracy":
+        cell["texts"] = outcome["texts"]
     interval = outcome.get("intervals", {}).get(cell["metric"])
     if interval is not None or "intervals" in cell:
         cell["intervals"] = [*cell.get("intervals", [None] * len(cell["seeds"])), interval]
@@ -194,7 +196,7 @@ def _run_row(
         scores = _known_scores(folder, spec, data, row, seed) or _in_units(evaluate(out, text_set, split))
         return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | _account(account)
     if "epoch" in asked:
-        return _at_epoch(Path(out), asked["epoch"], split)
+        return _at_epoch(Path(out), asked["epoch"], split) | {"texts": len(text_set.splits[split])}
     changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
     known = _known_scores(folder, spec, data, row, seed) if row["kind"] == "evaluate" and not asked else None
     scores = known or _in_units(evaluate(out, text_set, split, per_text=True, **changed))
@@ -339,13 +341,15 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
 
 
 def _draw_grid(cells: list[dict], title: str, path: Path) -> bool:
-    """Lines over the one number that the grids vary, a panel for each metric."""
+    """Lines over the one number that the grids vary, a panel for each metric; accuracy with its 95 % interval."""
     points = [cell for cell in cells if len(cell.get("at", {})) == 1 and cell["metric"] in ("accuracy", "firing_rate")]
     curves: dict[str, dict[str, list]] = {}
     for cell in points:
         [(key, value)] = cell["at"].items()
-        place = curves.setdefault(f"{cell['metric'].replace('_', ' ')} % over {key}", {})
-        place.setdefault(cell["curve"], []).append((value, _mean(cell)))
+        up, mean = cell["metric"].replace("_", " "), _mean(cell)
+        half = 1.96 * math.sqrt(mean * (100 - mean) / cell["texts"]) if "texts" in cell else 0.0
+        up += " %, band: 95 % interval" if "texts" in cell else " %"
+        curves.setdefault(f"{up} over {key}", {}).setdefault(cell["curve"], []).append((value, mean, half))
     if curves:
         line_curves(title, curves, str(path))
     return bool(curves)

@@ -188,6 +188,7 @@ def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(own, tiny_vec
     [read] = reproduce.reproduce(folder, "curve")["json"]["cells"]
     known = json.loads(Path("runs/tiny/demo/tuned-0/result.json").read_text())["validation"]["accuracy"]
     assert read["values"] == [round(100 * known, 3)] and read["split"] == "validation" and read["test_reads"] == 0
+    assert read["texts"] == 140 and Path("experiments/figures/curve-demo.png").stat().st_size
     (folder / "beyond.toml").write_text(head + row.format(2))
     with pytest.raises(ValueError, match=r"tuned-0: no validation scores at the end of epoch 2; training reads"):
         reproduce.reproduce(folder, "beyond")
