@@ -33,6 +33,8 @@ classify = pipeline("text-classification", model="{name}"{trust})
 classify("Not bad at all.")
 ```"""
 
+_ROUNDING = "\nIn float32 the rounding of the two can flip single spikes, in float64 their logits are equal."
+
 
 def export(model: str, out: str, name: str | None = None) -> dict[str, Any]:
     """Copy a trained classifier into a new folder that is complete for people without spiketext.
@@ -163,12 +165,11 @@ def _use(config: dict, name: str) -> str:
     if kind not in NETWORKS:
         return _USE.format(name=name, trust="")
     words = ", and `jieba` for the words" if config.get("vectors", {}).get("language") == "chinese" else ""
-    return _USE.format(name=name, trust=", trust_remote_code=True") + (
-        f"\n\n`trust_remote_code` runs `{file_of(kind)}` of this repository, which needs `torch` and "
-        f"`transformers`{words}.\n"
-        "With spiketext installed, `import spiketext.models` takes its place and is faster;\n"
-        "in float32 the rounding of the two can flip single spikes, in float64 their logits are equal."
+    about = (
+        f"\n\n`trust_remote_code` runs `{file_of(kind)}` of this repository, which needs `torch` and `transformers`{words}."
+        "\nWith spiketext installed, `import spiketext.models` takes its place and is faster."
     )
+    return _USE.format(name=name, trust=", trust_remote_code=True") + about + ("" if kind == "textcnn" else _ROUNDING)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
