@@ -166,8 +166,8 @@ def _use(config: dict, name: str) -> str:
         return _USE.format(name=name, trust="")
     words = ", and `jieba` for the words" if config.get("vectors", {}).get("language") == "chinese" else ""
     about = (
-        f"\n\n`trust_remote_code` runs `{file_of(kind)}` of this repository, which needs `torch` and `transformers`{words}."
-        "\nWith spiketext installed, `import spiketext.models` takes its place and is faster."
+        f"\n\n`trust_remote_code` runs `{file_of(kind)}` of this repository, which needs `torch` and "
+        f"`transformers`{words}.\nWith spiketext installed, `import spiketext.models` takes its place and is faster."
     )
     return _USE.format(name=name, trust=", trust_remote_code=True") + about + ("" if kind == "textcnn" else _ROUNDING)
 
