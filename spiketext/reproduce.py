@@ -32,7 +32,7 @@ from spiketext.experiments import (
     teacher_of,
     unlabelled_of,
 )
-from spiketext.figures import accuracy_against_energy, line_curves
+from spiketext.figures import accuracy_against_energy, columns, line_curves
 from spiketext.figures import save as picture
 from spiketext.insight import legible, look_inside
 from spiketext.portraits import attention_map
@@ -69,10 +69,18 @@ def reproduce(
 
     seeds: 0..seeds-1 in place of the experiment's; scale: another of its sizes, with a result file of its own; only:
     these of its data sets, rows: the rows whose names contain one of these; the other cells stay as they are.
-    Returns {"json": the result, "table": text}. Raises as `experiments.read`, and as the stages; ValueError for a data
-    set or row that it does not have, and for a result file of another scale.
+    An experiment without rows makes its network, unless it is there. Returns {"json": the result, "table": text}.
+    Raises as `experiments.read`, and as the stages; ValueError for a data set or row that it does not have, and for a
+    result file of another scale.
     """
     spec = read(folder, name, scale)
+    if not spec["rows"]:
+        if only or rows or seeds:
+            raise ValueError(f"experiment {name}: makes one network of unlabelled text; leave --data, --rows, --seeds out")
+        out = unlabelled(folder, name, data_dir or os.environ.get("SPIKETEXT_DATA"), scale)
+        made = read_json(Path(out) / "result.json")
+        shown = [{"": key, " ": value} for key, value in made.items() if isinstance(value, (int, float, str))]
+        return {"json": made | {"out": out}, "table": f"{columns(shown)}\nsaved in {out}"}
     unknown = sorted(set(only) - set(sets_of(spec)))
     if unknown:
         raise ValueError(f"experiment {name}: no data set {unknown[0]!r}; it has {', '.join(sets_of(spec))}")

@@ -228,3 +228,7 @@ def test_a_language_without_a_teacher_gets_its_encoder_first(tmp_path, monkeypat
     assert told["tiny/distill-0"]["part_of_speech"] and told["tiny/distill-0"]["stage1"] == "runs/first"
     sizes = {json.loads(path.read_text())["vocab_size"] for path in Path("runs").rglob("config.json")}
     assert sizes == {5 + len(letters)}
+    made = reproduce.reproduce(Path("experiments"), "first", str(tmp_path))
+    assert made["json"]["out"] == "runs/first" and "saved in runs/first" in made["table"]
+    with pytest.raises(ValueError, match="makes one network of unlabelled text; leave --data"):
+        reproduce.reproduce(Path("experiments"), "first", seeds=2)
