@@ -188,7 +188,7 @@ class MlmOptions(StudentOptions, CorpusOptions):
     vocab: str | None = _option(None, "file of WordPieces, one a line, of a new network or of new words for --model")
     spiking: bool = _option(False, "train a spiking network; with a dense --model it starts from its weights")
     hidden: float = _option(0.15, "share of the tokens of a passage that are to be found")
-    batch_size: int = _option(64, "passages in one optimiser step")
+    batch_size: int = _option(16, "passages in one optimiser step")
 
 
 @dataclass(frozen=True)
