@@ -163,6 +163,34 @@ def line_curves(
     save(figure, path)
 
 
+def grouped_intervals(
+    title: str, across: str, groups: Mapping[str, Mapping[str, tuple[float, float, float]]], path: str
+) -> None:
+    """Draw (value, low, high) of each name in each group, a line of its own for each, a colour for each name.
+
+    Raises ValueError as the others.
+    """
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    height = len(names) + 1
+    figure, (axis,) = canvas(1, 7.0, 1.0 + 0.2 * height * len(groups))
+    for place, name in enumerate(names):
+        drawn = [
+            (number * height + place, group[name]) for number, group in enumerate(groups.values()) if name in group
+        ]
+        y, points = zip(*drawn, strict=True)
+        value, low, high = zip(*points, strict=True)
+        reach = [
+            [v - end for v, end in zip(value, low, strict=True)],
+            [end - v for v, end in zip(value, high, strict=True)],
+        ]
+        axis.errorbar(value, y, xerr=reach, fmt="o", markersize=4, capsize=2, label=name)
+    middles = [number * height + (len(names) - 1) / 2 for number in range(len(groups))]
+    axis.set(yticks=middles, yticklabels=groups, xlabel=across, title=title)
+    axis.invert_yaxis()
+    figure.legend(fontsize=7, loc="outside lower center", ncols=len(names))
+    save(figure, path)
+
+
 def canvas(rows: int, width: float, height: float = 4.2) -> tuple[Any, Any]:
     """A matplotlib figure of so many axes, one below the other; inches. Raises ValueError without matplotlib."""
     try:

@@ -32,7 +32,7 @@ from spiketext.experiments import (
     teacher_of,
     unlabelled_of,
 )
-from spiketext.figures import accuracy_against_energy, columns, line_curves
+from spiketext.figures import accuracy_against_energy, columns, grouped_intervals, line_curves
 from spiketext.figures import save as picture
 from spiketext.insight import legible, look_inside
 from spiketext.portraits import attention_map
@@ -76,7 +76,9 @@ def reproduce(
     spec = read(folder, name, scale)
     if not spec["rows"]:
         if only or rows or seeds:
-            raise ValueError(f"experiment {name}: makes one network of unlabelled text; leave --data, --rows, --seeds out")
+            raise ValueError(
+                f"experiment {name}: makes one network of unlabelled text; leave --data, --rows, --seeds out"
+            )
         out = unlabelled(folder, name, data_dir or os.environ.get("SPIKETEXT_DATA"), scale)
         made = read_json(Path(out) / "result.json")
         shown = [{"": key, " ": value} for key, value in made.items() if isinstance(value, (int, float, str))]
@@ -340,7 +342,9 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
         for data in sets_of(spec):
             cells = [cell for cell in result["cells"] if cell["column"] == data and any(cell["values"])]
             path = f"figures/{name}-{data.replace('/', '-')}.png"
-            if _draw_grid(cells, f"{name}, {data}", folder / path) or _draw_energy(folder, spec, cells, path):
+            title = f"{name}, {data}"
+            if (_draw_grid(cells, title, folder / path) or _draw_energy(folder, spec, cells, path)
+                    or _draw_attacks(cells, title, folder / path)):  # fmt: skip
                 drawn.append(path)
             drawn += _draw_maps(folder, spec, data, cells, path, data_dir) if spec.get("maps") else []
     except ValueError as error:
@@ -361,6 +365,18 @@ def _draw_grid(cells: list[dict], title: str, path: Path) -> bool:
     if curves:
         line_curves(title, curves, str(path))
     return bool(curves)
+
+
+def _draw_attacks(cells: list[dict], title: str, path: Path) -> bool:
+    """Accuracy under attack of each row, for each recipe and noise."""
+    groups: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for cell in cells:
+        if cell["metric"] == "accuracy_under_attack" and "at" in cell:
+            under = ", ".join(value.partition("[")[0] for value in reversed(cell["at"].values()))
+            groups.setdefault(under, {})[cell["curve"]] = (cell["values"][0], *cell["intervals"][0])
+    if groups:
+        grouped_intervals(title, "accuracy under attack %, with its 95 % interval", groups, str(path))
+    return bool(groups)
 
 
 def _draw_energy(folder: Path, spec: dict, cells: list[dict], path: str) -> bool:

@@ -520,6 +520,7 @@ def test_an_experiment_attacks_is_interrupted_and_goes_on(
         [line] = [line for line in done["table"].splitlines() if line.startswith(f"| snn, recipe {found['row']} |")]
         assert line.split(" | ")[2] == shown
     assert reproduce.reproduce(folder, "table")["json"]["cells"] == done["json"]["cells"] and len(begun) == 11
+    assert done["json"]["pictures"] == ["figures/table-demo.png"] and (folder / "figures/table-demo.png").stat().st_size
 
 
 def test_a_table_of_attacks_shows_intervals_and_no_number_where_there_is_none():
