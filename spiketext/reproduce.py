@@ -340,7 +340,8 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
     drawn = []
     try:
         for data in sets_of(spec):
-            cells = [cell for cell in result["cells"] if cell["column"] == data and any(cell["values"])]
+            filled = [cell for cell in result["cells"] if any(value is not None for value in cell["values"])]
+            cells = [cell for cell in filled if cell["column"] == data]
             path = f"figures/{name}-{data.replace('/', '-')}.png"
             title = f"{name}, {data}"
             if (_draw_grid(cells, title, folder / path) or _draw_energy(folder, spec, cells, path)
