@@ -8,7 +8,8 @@
     points                   a CSV of published points for the picture of accuracy against energy
     [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
-      from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN
+      from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN; a row of kind
+                             evaluate with a run stands for the one that it reads
       teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE
       encoder                an experiment with [mlm], in place of a teacher's model, of the tokenizer of kind train or
                              of the masked language model of an attack
@@ -171,17 +172,17 @@ def sets_of(spec: dict[str, Any]) -> list[str]:
     return spec["data"] if isinstance(spec["data"], list) else [spec["data"]]
 
 
-def find(folder: Path, spec: dict[str, Any], reference: str, row: dict[str, Any]) -> tuple[dict, dict]:
-    """The experiment and the row that a reference in a row means, at the same scale and place of the grid.
+def find(folder: Path, spec: dict[str, Any], reference: str, row: dict[str, Any], data: str) -> tuple[dict, dict]:
+    """The experiment and the row that a reference in a row means on a data set, at the same scale and place of the grid.
 
-    Raises ValueError when there is none.
+    A row of kind evaluate that has a run stands for the row that it reads. Raises ValueError when there is none.
     """
     name, _, run = reference.rpartition(":")
     there = read(folder, name, spec["at"]) if name else spec
     for wanted in (tagged(run, row.get("at", {})), run):
         for other in there["rows"]:
             if other.get("run") == wanted:
-                return there, other
+                return source_of(folder, there, other, data) if other["kind"] == "evaluate" else (there, other)
     known = ", ".join(other["run"] for other in there["rows"] if "run" in other)
     raise ValueError(f"{spec['path']}: row {row['row']!r} wants {reference!r}, expected a run of {known or 'no row'}")
 
@@ -191,13 +192,13 @@ def source_of(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str
     reference = of_set(row.get("from"), data)
     if reference is None:
         raise ValueError(f"{spec['path']}: row {row['row']!r} has no from for {data}; name a run or EXPERIMENT:RUN")
-    return find(folder, spec, reference, row)
+    return find(folder, spec, reference, row, data)
 
 
-def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> tuple[dict, dict]:
+def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -> tuple[dict, dict]:
     """The experiment and the row of a student's teacher; raises ValueError when there is none."""
     if "teacher" in row:
-        return find(folder, spec, row["teacher"], row)
+        return find(folder, spec, row["teacher"], row, data)
     for other in spec["rows"]:
         if other["kind"] == "teacher":
             return spec, other

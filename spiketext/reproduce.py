@@ -301,7 +301,7 @@ def _train(
     elif "from" in row:
         asked["model" if row["kind"] == "convert" else "start"] = made(source_of(folder, spec, row, data))[0]
     if row["kind"] == "distill":
-        asked["teacher"] = made(teacher_of(folder, spec, row))[0]
+        asked["teacher"] = made(teacher_of(folder, spec, row, data))[0]
         student = of_set(row.get("student"), data)
         if student:
             asked["student"] = unlabelled(folder, student, data_dir, spec["at"])

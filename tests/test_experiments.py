@@ -39,9 +39,9 @@ def test_the_rows_that_rows_start_from_exist(name):
                 other["at"][key] == value for key, value in row.get("at", {}).items() if key in other.get("at", {})
             )
         assert row["kind"] != "attack" or row["options"]["recipe"].endswith("]")  # says what its words come from
-        if row["kind"] == "distill":
-            assert experiments.teacher_of(FOLDER, spec, row)[1]["kind"] == "teacher"
         for data in experiments.sets_of(spec):
+            if row["kind"] == "distill":
+                assert experiments.teacher_of(FOLDER, spec, row, data)[1]["kind"] == "teacher"
             for key, stage in (("student", "pretrain"), ("encoder", "mlm")):
                 name = experiments.of_set(row.get(key), data)
                 assert name is None or stage in experiments.unlabelled_of(FOLDER, name, None)
