@@ -173,7 +173,7 @@ def sets_of(spec: dict[str, Any]) -> list[str]:
 
 
 def find(folder: Path, spec: dict[str, Any], reference: str, row: dict[str, Any], data: str) -> tuple[dict, dict]:
-    """The experiment and the row that a reference in a row means on a data set, at the same scale and place of the grid.
+    """The experiment and the row that a reference in a row means on a data set, at the same scale and grid value.
 
     A row of kind evaluate that has a run stands for the row that it reads. Raises ValueError when there is none.
     """
