@@ -36,7 +36,7 @@ from spiketext.figures import accuracy_against_energy, columns, grouped_interval
 from spiketext.figures import save as picture
 from spiketext.insight import legible, look_inside
 from spiketext.portraits import attention_map
-from spiketext.results import ACCOUNTS, ATTACKED, UNITS, packed, save, table, unpacked
+from spiketext.results import ACCOUNTS, ANSWERED, ATTACKED, UNITS, packed, save, table, unpacked
 from spiketext.results import load as load_result
 from spiketext.runs import read_json
 
@@ -172,7 +172,7 @@ def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: 
 def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: float) -> None:
     """Put the value of a seed into a cell; an outcome without anything is a training that diverged."""
     value = outcome.get(cell["metric"])
-    if outcome.get("correct") is not None and cell["metric"] == "accuracy":
+    if outcome.get("correct") is not None and cell["metric"] in ANSWERED:
         missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
         cell["correct"] += [None] * missing + [packed(outcome["correct"])]
         cell["texts"] = len(outcome["correct"])
@@ -199,7 +199,7 @@ def _run_row(
         return _in_units(tfidf_baseline(text_set, split))
     out, trained = _train(folder, spec, data, row, seed, data_dir)
     if row["kind"] == "attack":
-        return _attacked(trained)
+        return _attacked(trained) | {"correct": [each["status"] == "failed" for each in attacks.saved(Path(out))]}
     asked = row.get("options", {})
     if row["kind"] == "energy":
         account = energy(out, text_set, "validation", **{"limit": spec.get("energy"), **asked})

@@ -45,6 +45,7 @@ ATTACKED = {  # metrics of a row of kind attack (`attacks.measures`), and their 
     "success_holds": "%",
 }
 UNITS = ACCOUNTS | ATTACKED | {"firing_rate": "%", "parameters": "M", "energy": "mJ"}  # all others are shares, in %
+ANSWERED = ("accuracy", "accuracy_under_attack")  # metrics whose cells hold which texts were right, for `paired`
 _BESIDE = ("firing_rate", "parameters", "energy")
 _PAGE_HEAD = """# Results
 
@@ -82,7 +83,7 @@ def unpacked(text: str, count: int) -> np.ndarray:
 
 
 def paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two accuracy cells on the same texts: the difference of their means over the seeds that both have.
+    """Two cells of accuracy (under attack) on the same texts: the difference of means over the seeds that both have.
 
     Returns difference, low, high (points; 95 % interval of a bootstrap over texts, 10,000 draws), how many texts the
     first and the second get right more often, and p of the exact sign test on those, which for one seed is McNemar's
@@ -91,9 +92,11 @@ def paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     from scipy.stats import binomtest
 
     here, there = (f"{cell['row']!r} on {cell['column']}" for cell in (first, second))
-    for key in ("data_hash", "split"):
-        if first[key] != second[key]:
-            raise ValueError(f"{here} has {key} {first[key]}, {there} has {second[key]}; compare rows on equal texts")
+    for key in ("data_hash", "split", "texts"):
+        if first.get(key) != second.get(key):
+            raise ValueError(
+                f"{here} has {key} {first.get(key)}, {there} has {second.get(key)}; compare rows on equal texts"
+            )
     answers = [_answers(cell) for cell in (first, second)]
     seeds = sorted(set(answers[0]) & set(answers[1]))
     if not seeds:
@@ -152,7 +155,7 @@ def _row(folder: Path, name: str) -> dict[str, dict[str, Any]]:
     result = load(folder, file)
     if result is None:
         raise FileNotFoundError(f"compare {name}: no {path_of(folder, file)}; run spiketext reproduce {file}")
-    cells = [cell for cell in result["cells"] if cell["metric"] == "accuracy" and cell["values"]]
+    cells = [cell for cell in result["cells"] if cell["metric"] in ANSWERED and cell["values"]]
     names = list(dict.fromkeys(cell["row"] for cell in cells))
     found = [row] if row in names else [known for known in names if known.startswith(row)]
     if len(found) != 1:

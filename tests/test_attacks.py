@@ -520,6 +520,9 @@ def test_an_experiment_attacks_is_interrupted_and_goes_on(
         [line] = [line for line in done["table"].splitlines() if line.startswith(f"| snn, recipe {found['row']} |")]
         assert line.split(" | ")[2] == shown
     assert reproduce.reproduce(folder, "table")["json"]["cells"] == done["json"]["cells"] and len(begun) == 11
+    [line] = results.compare(folder, "table:snn, recipe pwws", "table:snn, recipe textfooler")
+    kept = [[r["status"] == "failed" for r in records_of(runs[name])] for name in ("pwws", "textfooler")]
+    assert line["texts"] == 2 and line["difference"] == 50 * (sum(kept[0]) - sum(kept[1]))
     assert done["json"]["pictures"] == ["figures/table-demo.png"] and (folder / "figures/table-demo.png").stat().st_size
 
 
