@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -168,7 +169,10 @@ def _members(hint: Any) -> tuple:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command: 0 when it worked, 2 with one line on standard error when the user can mend it, 130 on Ctrl-C."""
+    """Run a command: 0 when it worked, 2 with one line on standard error when the user can mend it.
+
+    130 on Ctrl-C, 141 when the reader of standard output has left, as `head` does.
+    """
     args = build_parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_memory()
@@ -176,10 +180,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     processes.stop_with_the_others()
     try:
         args.run(args)
+        sys.stdout.flush()
         return 0
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         return _refuse(args.command, error)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141
         return _refuse(
             args.command, f"{error.strerror or error}: {error.filename or 'the disk'}; free space and repeat"
         )
@@ -194,6 +201,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _failed_to_write(error):
             return _refuse(args.command, f"cannot write ({error}); free space and repeat, whole checkpoints are kept")
         raise
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that was closed; what is left to be printed then goes nowhere."""
+    out = select.poll()
+    out.register(sys.stdout, select.POLLOUT)
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in out.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def _refuse(command: str, error: object) -> int:

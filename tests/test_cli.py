@@ -240,6 +240,14 @@ def test_a_config_with_an_unknown_key_is_refused(tmp_path, capsys):
     assert "not TOML" in refused(capsys, "teacher", "--config", str(tmp_path / "d.toml"))
 
 
+def test_a_reader_that_leaves_is_no_error():
+    command = [sys.executable, "-m", "spiketext", "energy", "--reference", "all"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)
+    process.stderr.close()
+
+
 @pytest.mark.slow
 def test_the_demo_ends_with_a_table_and_predictions(tmp_path):
     command = [sys.executable, "-m", "spiketext", "demo", "--out", str(tmp_path / "demo"), "--json"]
