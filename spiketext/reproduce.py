@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiketext import attacks, conversion, distillation, maskedlm, published, skipgram, training
+from spiketext import attacks, conversion, distillation, maskedlm, published, results, skipgram, training
 from spiketext.about import machine, versions
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
@@ -32,12 +32,10 @@ from spiketext.experiments import (
     teacher_of,
     unlabelled_of,
 )
-from spiketext.figures import accuracy_against_energy, columns, grouped_intervals, line_curves
+from spiketext.figures import accuracy_against_energy, columns
 from spiketext.figures import save as picture
 from spiketext.insight import legible, look_inside
 from spiketext.portraits import attention_map
-from spiketext.results import ACCOUNTS, ANSWERED, ATTACKED, UNITS, packed, save, table, unpacked
-from spiketext.results import load as load_result
 from spiketext.runs import read_json
 
 STAGES: dict[str, Callable] = {
@@ -93,7 +91,7 @@ def reproduce(
     data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
     text_sets = {data: load(data, data_dir) for data in only or sets_of(spec)}
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
-    before = load_result(folder, name, spec["at"])
+    before = results.load(folder, name, spec["at"])
     result = _plan(folder, spec, before, text_sets, seeds)
     for data, row in [(data, row) for data in text_sets for row in chosen]:
         cells = [cell for cell in result["cells"] if (cell["row"], cell["column"]) == (row["row"], data)]
@@ -108,12 +106,12 @@ def reproduce(
                 outcome = {}
             for cell in cells:
                 _fill(cell, seed, outcome, time.monotonic() - started)
-            save(folder, result, spec["at"])
+            results.save(folder, result, spec["at"])
     drawn = bool(result["pictures"]) and all((folder / path).exists() for path in result["pictures"])
     if before != result or not drawn:
         result["pictures"] = _draw(folder, spec, result, say, data_dir)
-        save(folder, result, spec["at"])
-    return {"json": result, "table": table(result)}
+        results.save(folder, result, spec["at"])
+    return {"json": result, "table": results.table(result)}
 
 
 def _plan(
@@ -152,9 +150,9 @@ def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
     """The metrics of the set, the main one first, then what a row of its kind has beside them."""
     scores = _METRICS[main]
     if row["kind"] == "attack":
-        return list(ATTACKED)
+        return list(results.ATTACKED)
     if row["kind"] == "energy":
-        return [scores[0], *ACCOUNTS]
+        return [scores[0], *results.ACCOUNTS]
     counted = "epoch" not in row.get("options", {}) and is_spiking(folder, spec, row)  # training counts no spikes
     rate = ["firing_rate"] if counted else []
     return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
@@ -162,7 +160,7 @@ def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
 
 def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: str | None) -> dict[str, Any]:
     paper = of_set(row.get("paper"), data) if metric == main else None
-    cell = {"row": row["row"], "column": data, "metric": metric, "unit": UNITS.get(metric, "%"), "values": [],
+    cell = {"row": row["row"], "column": data, "metric": metric, "unit": results.UNITS.get(metric, "%"), "values": [],
             "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
             "wall_s": [], "test_reads": 0, "status": "empty", "cost_s": of_set(row.get("cost_s"), data),
             "paper": paper}  # fmt: skip
@@ -172,9 +170,9 @@ def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: 
 def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: float) -> None:
     """Put the value of a seed into a cell; an outcome without anything is a training that diverged."""
     value = outcome.get(cell["metric"])
-    if outcome.get("correct") is not None and cell["metric"] in ANSWERED:
+    if outcome.get("correct") is not None and cell["metric"] in results.ANSWERED:
         missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
-        cell["correct"] += [None] * missing + [packed(outcome["correct"])]
+        cell["correct"] += [None] * missing + [results.packed(outcome["correct"])]
         cell["texts"] = len(outcome["correct"])
     elif "texts" in outcome and cell["metric"] == "accuracy":
         cell["texts"] = outcome["texts"]
@@ -235,7 +233,7 @@ def _in_units(scores: dict[str, Any]) -> dict[str, Any]:
 def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> dict[str, Any] | None:
     """What the result file of the row that this one reads says, so that test is not read again; None when nothing."""
     there, other = source_of(folder, spec, row, data)
-    saved = load_result(folder, there["name"], there["at"]) if there is not spec else None
+    saved = results.load(folder, there["name"], there["at"]) if there is not spec else None
     known: dict[str, Any] = {}
     for cell in (saved or {"cells": []})["cells"]:
         same = (cell["row"], cell["column"]) == (other["row"], data) and cell["split"] == spec.get("split", "test")
@@ -243,13 +241,13 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> 
             place = cell["seeds"].index(seed)
             known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
             if place < len(cell.get("correct", [])) and cell["correct"][place]:
-                known["correct"] = unpacked(cell["correct"][place], cell["texts"])
+                known["correct"] = results.unpacked(cell["correct"][place], cell["texts"])
     return known or None
 
 
 def _attacked(found: dict[str, Any]) -> dict[str, Any]:
     """What `attack` returns as the metrics of a row, `results.ATTACKED`, with intervals of those that have one."""
-    factors = {name: 100 if unit == "%" else 1 for name, unit in ATTACKED.items()}
+    factors = {name: 100 if unit == "%" else 1 for name, unit in results.ATTACKED.items()}
     known = {name: by * found[name] for name, by in factors.items() if found.get(name) is not None}
     ends = {name: found[f"{name}_interval"] for name in known if f"{name}_interval" in found}
     intervals = {name: [round(factors[name] * end, 2) for end in both] for name, both in ends.items()}
@@ -344,8 +342,8 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
             cells = [cell for cell in filled if cell["column"] == data]
             path = f"figures/{name}-{data.replace('/', '-')}.png"
             title = f"{name}, {data}"
-            if (_draw_grid(cells, title, folder / path) or _draw_energy(folder, spec, cells, path)
-                    or _draw_attacks(cells, title, folder / path)):  # fmt: skip
+            if (results.grid_picture(cells, title, folder / path) or _draw_energy(folder, spec, cells, path)
+                    or results.attack_picture(cells, title, folder / path)):  # fmt: skip
                 drawn.append(path)
             drawn += _draw_maps(folder, spec, data, cells, path, data_dir) if spec.get("maps") else []
     except ValueError as error:
@@ -353,38 +351,11 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
     return drawn
 
 
-def _draw_grid(cells: list[dict], title: str, path: Path) -> bool:
-    """Lines over the one number that the grids vary, a panel for each metric; accuracy with its 95 % interval."""
-    points = [cell for cell in cells if len(cell.get("at", {})) == 1 and cell["metric"] in ("accuracy", "firing_rate")]
-    curves: dict[str, dict[str, list]] = {}
-    for cell in points:
-        [(key, value)] = cell["at"].items()
-        up, mean = cell["metric"].replace("_", " "), _mean(cell)
-        half = 1.96 * math.sqrt(mean * (100 - mean) / cell["texts"]) if "texts" in cell else 0.0
-        up += " %, band: 95 % interval" if "texts" in cell else " %"
-        curves.setdefault(f"{up} over {key}", {}).setdefault(cell["curve"], []).append((value, mean, half))
-    if curves:
-        line_curves(title, curves, str(path))
-    return bool(curves)
-
-
-def _draw_attacks(cells: list[dict], title: str, path: Path) -> bool:
-    """Accuracy under attack of each row, for each recipe and noise."""
-    groups: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for cell in cells:
-        if cell["metric"] == "accuracy_under_attack" and "at" in cell:
-            under = ", ".join(value.partition("[")[0] for value in reversed(cell["at"].values()))
-            groups.setdefault(under, {})[cell["curve"]] = (cell["values"][0], *cell["intervals"][0])
-    if groups:
-        grouped_intervals(title, "accuracy under attack %, with its 95 % interval", groups, str(path))
-    return bool(groups)
-
-
 def _draw_energy(folder: Path, spec: dict, cells: list[dict], path: str) -> bool:
     """Accuracy against energy of the rows that have both; published points beside them for SST-2."""
     found: dict[str, dict[str, float]] = {}
     for cell in cells:
-        found.setdefault(cell["row"], {})[cell["metric"]] = _mean(cell)
+        found.setdefault(cell["row"], {})[cell["metric"]] = results.mean_of(cell)
     mine = [{"name": row, "millijoules": values.get("v1", values.get("energy")), "accuracy": values["accuracy"],
              "kind": "spiking" if {"density", "firing_rate"} & set(values) else "dense"}
             for row, values in found.items() if "accuracy" in values and {"v1", "energy"} & set(values)]  # fmt: skip
@@ -416,8 +387,3 @@ def _draw_maps(
             where = path.replace(".png", f"-{place + 1}-{name}.png")
             picture(attention_map(inside.tokens, inside.attention, row["row"]), str(folder / where))
             yield where
-
-
-def _mean(cell: dict[str, Any]) -> float:
-    values = [value for value in cell["values"] if value is not None]
-    return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Floor 2: result files, their tables, and whether two rows differ by more than chance.
+"""Floor 2: result files, their tables and pictures, and whether two rows differ by more than chance.
 
 A result file holds cells: one row on one data set, one metric, a value for each seed. The cell of the accuracy also
 holds which texts were answered rightly (one bit a text), so that rows can be compared when their models are gone.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from spiketext.figures import columns
+from spiketext.figures import columns, grouped_intervals, line_curves
 from spiketext.runs import read_json, write_whole
 
 ACCOUNTS = {  # metrics of a row of kind energy, for one text of the validation split, and their units
@@ -265,6 +266,39 @@ def _spread(cell: dict[str, Any] | None) -> str:
     if len(numbers) < 2:
         return f"{numbers[0]:{shape}}" if numbers else ""
     return f"{statistics.mean(numbers):{shape}} ± {statistics.stdev(numbers):{shape}}"
+
+
+def grid_picture(cells: list[dict], title: str, path: Path) -> bool:
+    """Draw lines over the one number that grids vary, a panel for each metric; False where there is nothing to draw."""
+    points = [cell for cell in cells if len(cell.get("at", {})) == 1 and cell["metric"] in ("accuracy", "firing_rate")]
+    curves: dict[str, dict[str, list]] = {}
+    for cell in points:
+        [(key, value)] = cell["at"].items()
+        up, mean = cell["metric"].replace("_", " "), mean_of(cell)
+        half = 1.96 * math.sqrt(mean * (100 - mean) / cell["texts"]) if "texts" in cell else 0.0
+        up += " %, band: 95 % interval" if "texts" in cell else " %"
+        curves.setdefault(f"{up} over {key}", {}).setdefault(cell["curve"], []).append((value, mean, half))
+    if curves:
+        line_curves(title, curves, str(path))
+    return bool(curves)
+
+
+def attack_picture(cells: list[dict], title: str, path: Path) -> bool:
+    """Draw the accuracy under attack of each row, for each recipe and noise; False where there is nothing to draw."""
+    groups: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for cell in cells:
+        if cell["metric"] == "accuracy_under_attack" and "at" in cell:
+            under = ", ".join(value.partition("[")[0] for value in reversed(cell["at"].values()))
+            groups.setdefault(under, {})[cell["curve"]] = (cell["values"][0], *cell["intervals"][0])
+    if groups:
+        grouped_intervals(title, "accuracy under attack %, with its 95 % interval", groups, str(path))
+    return bool(groups)
+
+
+def mean_of(cell: dict[str, Any]) -> float:
+    """The mean of a cell's seeds, diverged ones left out."""
+    values = [value for value in cell["values"] if value is not None]
+    return sum(values) / len(values)
 
 
 def results_page(folder: Path) -> str:
