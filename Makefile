@@ -24,7 +24,7 @@ test: check
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 -m "slow and not data"
+	$(BIN)/pytest -m "slow and not data"
 
 test-data: setup
 	$(BIN)/pytest -m data -s
