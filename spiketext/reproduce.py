@@ -71,13 +71,13 @@ def reproduce(
     Raises as `experiments.read`, and as the stages; ValueError for a data set or row that it does not have, and for a
     result file of another scale.
     """
-    spec = read(folder, name, scale)
+    spec, data_dir = read(folder, name, scale), data_dir or os.environ.get("SPIKETEXT_DATA")
     if not spec["rows"]:
         if only or rows or seeds:
             raise ValueError(
                 f"experiment {name}: makes one network of unlabelled text; leave --data, --rows, --seeds out"
             )
-        out = unlabelled(folder, name, data_dir or os.environ.get("SPIKETEXT_DATA"), scale)
+        out = unlabelled(folder, name, data_dir, scale)
         made = read_json(Path(out) / "result.json")
         shown = [{"": key, " ": value} for key, value in made.items() if isinstance(value, (int, float, str))]
         return {"json": made | {"out": out}, "table": f"{columns(shown)}\nsaved in {out}"}
@@ -88,7 +88,6 @@ def reproduce(
     if not chosen:
         every = ", ".join(dict.fromkeys(row["row"] for row in spec["rows"]))
         raise ValueError(f"experiment {name}: no row contains {' or '.join(map(repr, rows))}; it has {every}")
-    data_dir = data_dir or os.environ.get("SPIKETEXT_DATA")
     text_sets = {data: load(data, data_dir) for data in only or sets_of(spec)}
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
     before = results.load(folder, name, spec["at"])
