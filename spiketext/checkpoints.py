@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -110,6 +111,11 @@ def load_classifier(name: str, **changes: Any) -> PreTrainedModel:
             "(the folder of teacher, distill or train)"
         )
     return model
+
+
+def on_gpu(model: PreTrainedModel) -> PreTrainedModel:
+    """The model where it answers soonest: on the GPU, if there is one."""
+    return nn.Module.to(model, "cuda") if torch.cuda.is_available() else model
 
 
 def load_masked_lm(name: str) -> PreTrainedModel:

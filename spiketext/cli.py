@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     demo = command(
-        "demo", commands.demo, "train, evaluate and use a spiking classifier in five minutes", "spiketext demo"
+        "demo", commands.demo, "train, evaluate and use a spiking classifier in four minutes", "spiketext demo"
     )
     demo.add_argument("--out", default="runs/demo", help="folder of the models")
     data = command("data", commands.data, "list the built-in sets, or check one", "spiketext data check --data mr")
@@ -145,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--data", help="only these of its data sets, separated by commas")
     reproduce.add_argument("--rows", nargs="+", default=[], help="only the rows whose names contain one of these")
     reproduce.add_argument("--seeds", type=int, help="how many seeds, 0..n-1; default: the experiment's")
+    reproduce.add_argument("--jobs", type=int, default=1, help="train so many models side by side, on one GPU say")
     reproduce.add_argument("--folder", default="experiments", help="where the TOML files are")
     reproduce.add_argument("--data-dir", help="folder of the built-in sets; default: SPIKETEXT_DATA")
     return parser

@@ -260,7 +260,7 @@ def reproduce(args: argparse.Namespace) -> None:
 
     for name in args.names:
         result = reproduce(folder, name, args.data_dir, args.seeds, lambda text: print(text, file=sys.stderr),
-                           args.scale, args.data.split(",") if args.data else (), args.rows)  # fmt: skip
+                           args.scale, args.data.split(",") if args.data else (), args.rows, args.jobs)  # fmt: skip
         print(json.dumps(result["json"]) if args.json else result["table"])
 
 

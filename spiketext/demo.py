@@ -1,4 +1,4 @@
-"""Floor 9: the main job in five minutes, on texts that ship with the package."""
+"""Floor 9: the main job in four minutes, on texts that ship with the package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
     say(f"demo: {learn} reviews to learn from, {test} written apart for the test")
     say("1/4 a teacher: the packaged MiniLM encoder learns the labels")
     teacher = str(root / "teacher")
-    training.teacher(TeacherOptions(data="demo", out=teacher, epochs=5, learning_rate=2e-4))
+    training.teacher(TeacherOptions(data="demo", out=teacher, epochs=3, learning_rate=2e-4))
     say("2/4 a spiking classifier without a teacher")
     direct = str(root / "direct")
     training.train(TrainOptions(data="demo", out=direct, layers=2, epochs=4))

@@ -233,8 +233,8 @@ def distill(options: DistillOptions) -> dict[str, Any]:
 
 
 def _remember(objective: Distillation, run: Run, options: DistillationOptions) -> None:
-    """Keep the teacher's answers while the run lasts, where texts come again."""
-    if options.epochs > 1 and options.teacher_cache > 0:
+    """Keep the teacher's answers while the run lasts, where texts come again and no GPU gives them sooner."""
+    if options.epochs > 1 and options.teacher_cache > 0 and not torch.cuda.is_available():
         objective.teacher.remember(run.out / CHECKPOINTS / f"teacher-{rank()}.answers", options.teacher_cache * 1e9)
 
 
@@ -253,7 +253,12 @@ def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: 
 
 
 def augmenter(options: DistillOptions, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Augmenter | None:
-    """The augmentation of stage 2, with words of the texts' language; None when no copies are asked for."""
+    """The augmentation of stage 2, with words of the texts' language; None when no copies are asked for.
+
+    Raises ValueError for a number of copies below 0.
+    """
+    if options.copies < 0:
+        raise ValueError(f"copies: expected 0 (none) or more for each text, got {options.copies}")
     if not options.copies:
         return None
     mask = tokenizer.mask_token or tokenizer.unk_token

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spiketext.checkpoints import load_classifier, load_tokenizer
+from spiketext.checkpoints import load_classifier, load_tokenizer, on_gpu
 from spiketext.counting import SYNAPTIC, Counter, Layer, count, spread
 from spiketext.data import TextSet
 from spiketext.evaluation import read_split
@@ -307,7 +307,7 @@ def energy(
     """
     text_set, part = read_split(data, split, **reading)
     texts, pairs = spread(part.texts, limit), spread(part.pairs, limit) if part.pairs else None
-    network = load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps}))
+    network = on_gpu(load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps})))
     tokenizer = load_tokenizer(model)
     counter = count(network, tokenizer, texts, pairs, length=length, batch_size=batch_size, progress=progress)
     w = work(counter)

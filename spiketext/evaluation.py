@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext.batching import TextRows
-from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
+from spiketext.checkpoints import label_names, load_classifier, load_tokenizer, on_gpu
 from spiketext.data import Split, TextSet, load
 from spiketext.models.streaming import Stepper
 from spiketext.precision import to_precision
@@ -113,8 +113,9 @@ def anytime_logits(
     steps = np.empty(len(texts), dtype=int)
     bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
     for numbers, batch in rows.batches(batch_size):
+        batch = {name: tensor.to(stepper.model.device) for name, tensor in batch.items()}
         logits, used = stepper(model_inputs(tokenizer, batch), confidence)
-        answers[numbers], steps[numbers] = logits.float().numpy(), used.numpy()
+        answers[numbers], steps[numbers] = logits.float().cpu().numpy(), used.cpu().numpy()
         bar.update(len(numbers))
     bar.close()
     return answers, steps
@@ -178,7 +179,7 @@ def evaluate(
     network = load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps}))
     tokenizer = load_tokenizer(model)
     labels = labels_for(network, text_set, part, model)
-    network = to_precision(network, precision)
+    network = _ready(network, precision)
     counter = RateCounter()
     steps = None
     if confidence is not None:
@@ -207,6 +208,12 @@ def evaluate(
     if split == "test":
         result["test_reads"] = note_test_reading(Path(model), result)
     return result
+
+
+def _ready(network: PreTrainedModel, precision: str) -> PreTrainedModel:
+    """In its precision, on the GPU where there is one; int8 is the processor's."""
+    network = to_precision(network, precision)
+    return network if precision == "int8" else on_gpu(network)
 
 
 def read_split(data: str | TextSet, split: str, **reading: Any) -> tuple[TextSet, Split]:
@@ -261,7 +268,7 @@ def predict(
     """
     if top_k < 1:
         raise ValueError(f"top_k: expected at least 1, got {top_k}")
-    network, tokenizer = to_precision(load_classifier(model), precision), load_tokenizer(model)
+    network, tokenizer = _ready(load_classifier(model), precision), load_tokenizer(model)
     answers = logits_of(network, tokenizer, texts, pairs, batch_size, progress=progress)
     if network.config.problem_type == "regression":
         return [{"text": text, "value": float(row[0])} for text, row in zip(texts, answers, strict=True)]

@@ -211,6 +211,12 @@ def unlabelled_of(folder: Path, reference: str, scale: str | None) -> dict[str, 
     return read(folder, name, own or scale)
 
 
+def _of_unlabelled(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:
+    """What the training of `unlabelled_of` was asked."""
+    spec = unlabelled_of(folder, reference, scale)
+    return next(spec[stage] for stage in UNLABELLED if stage in spec)
+
+
 def against(spec: dict[str, Any]) -> str | None:
     """The name of the row that the others are held against."""
     teachers = [row["row"] for row in spec["rows"] if row["kind"] == "teacher"]
@@ -222,7 +228,7 @@ def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
     if row["kind"] in ("evaluate", "energy", "attack"):
         return is_spiking(folder, *source_of(folder, spec, row, sets_of(spec)[0]))
     student = of_set(row.get("student"), sets_of(spec)[0])
-    asked = unlabelled_of(folder, student, spec["at"])["pretrain"] if student else row.get("options", {})
+    asked = _of_unlabelled(folder, student, spec["at"]) if student else row.get("options", {})
     dense = asked.get("model") in _DENSE or asked.get("preset") == "dense"
     return row["kind"] not in ("tfidf", "teacher") and not dense
 

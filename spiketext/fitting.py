@@ -36,7 +36,7 @@ class ObjectiveTrainer(Trainer):
     def __init__(self, rows: Rows, validation: Rows, **kwargs: Any):
         super().__init__(train_dataset=rows, eval_dataset=validation, data_collator=rows.collate, **kwargs)
         self.rows, self.validation = rows, validation
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Any] = {}
         self.counted = 0
 
     def get_train_dataloader(self) -> DataLoader:
@@ -74,8 +74,8 @@ class ObjectiveTrainer(Trainer):
         if num_items_in_batch is not None:
             mine = objective.counts(inputs)
             terms = {name: term * (mine[name] / num_items_in_batch[name]).to(term) for name, term in terms.items()}
-            for name, term in terms.items():
-                self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
+            for name, term in terms.items():  # in tensors: reading a number would wait for the GPU
+                self.sums[name] = self.sums.get(name, 0.0) + term.detach().double()
             terms = {name: term * self.accelerator.num_processes for name, term in terms.items()}
         loss = torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum()
         return (loss, logits) if return_outputs else loss
@@ -92,7 +92,7 @@ class ObjectiveTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term since the last line."""
         if self.counted and "loss" in logs:
-            own = torch.tensor(list(self.sums.values()), dtype=torch.float64, device=self.args.device)
+            own = torch.stack(list(self.sums.values()))
             means = (self.accelerator.reduce(own, "sum") / self.counted).tolist()
             logs |= dict(zip(self.sums, means, strict=True))
             self.sums, self.counted = {}, 0
@@ -129,7 +129,8 @@ def fit(
     measure scores the objective's answers on validation, metric is one of its scores. Without a metric the scores hold
     the loss, which is then exact and not the mean of the batches' means.
     A step reads options.batch_size texts, whatever the micro-batches and processes (`torchrun`) that share them.
-    Returns steps, seconds, processes, validation scores and, of labelled texts, those that were cut ("n of N").
+    Returns steps, seconds, processes, the GPU (None without one), validation scores and, of labelled texts, those
+    that were cut ("n of N").
     Raises ValueError for a batch that cannot be shared out, Diverged when a weight is no number at the end.
     """
     micro, accumulate = share_out(options.batch_size, options.micro_batch, processes())
@@ -200,6 +201,7 @@ def fit(
         "history": trainer.state.log_history,
         "wall_s": round(clock.seconds, 1),
         "processes": arguments.world_size,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **({"truncated": f"{rows.truncated} of {len(rows.texts)}"} if isinstance(rows, TextRows) else {}),
     }
 
@@ -208,5 +210,6 @@ def _use_bf16(precision: str) -> bool:
     if precision not in ("auto", "float32", "bf16"):
         raise ValueError(f"precision: expected auto, float32 or bf16, got {precision!r}")
     if precision == "auto":
-        return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        processor = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return processor and not torch.cuda.is_available()
     return precision == "bf16"

@@ -56,7 +56,7 @@ class TrainingOptions:
     evals_per_epoch: int = _option(1, "validations (and checkpoints) in each epoch")
     patience: int = _option(3, "stop after so many validations without a better one")
     threads: int = _option(0, "threads of the computation; 0: all cores")
-    precision: str = _option("auto", "auto (bf16 where the CPU has it), float32 or bf16")
+    precision: str = _option("auto", "auto (bf16 where the CPU computes in it, float32 on a GPU), float32 or bf16")
     quiet: bool = _option(False, "no progress bar")
 
 

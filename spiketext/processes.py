@@ -1,10 +1,18 @@
-"""Floor 0: several processes that train one model, as torchrun starts them; its environment says who this one is."""
+"""Floor 0: several processes that train one model, as torchrun starts them, or one model each, side by side.
+
+Of torchrun's processes the environment says who this one is.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _GONE = (
@@ -92,3 +100,41 @@ def totals(counts: Iterable[Mapping[str, Any]], over_processes: Callable) -> dic
         [torch.stack([torch.as_tensor(row[name], dtype=torch.float64) for name in names]) for row in rows]
     )
     return dict(zip(names, over_processes(own.sum(0)).clamp_min(1), strict=True))
+
+
+def side_by_side(work: Callable[..., None], tasks: Sequence[tuple], jobs: int, say: Callable[[str], None]) -> None:
+    """Call work(*task) for every task, `jobs` at a time, each in a new process with its share of the cores.
+
+    work is a function of a module and writes its results into files; it is heard only by the first error, which is
+    raised here once the tasks that had begun are over.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # read when a process imports torch
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_hush)
+    try:
+        for number, done in enumerate(as_completed([pool.submit(work, *task) for task in tasks]), 1):
+            done.result()
+            say(f"{number} of {len(tasks)} trained")
+    finally:
+        pool.shutdown(cancel_futures=True)
+        os.environ.pop("OMP_NUM_THREADS")
+        os.environ |= {"OMP_NUM_THREADS": before} if before else {}
+
+
+def _hush() -> None:
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the bars of all of them at once are no help
+
+
+@contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Wait until no other process of this machine is at work in a folder, and keep others waiting meanwhile."""
+    if sys.platform == "win32" or processes() > 1:
+        yield
+        return
+    import fcntl
+
+    lock = Path(folder).parent / f".{Path(folder).name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield

@@ -10,10 +10,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spiketext import attacks, conversion, distillation, maskedlm, published, results, skipgram, training
+from spiketext import attacks, checkpoints, conversion, distillation, maskedlm, published, results, skipgram, training
 from spiketext.about import machine, versions
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
@@ -36,6 +37,7 @@ from spiketext.figures import accuracy_against_energy, columns
 from spiketext.figures import save as picture
 from spiketext.insight import legible, look_inside
 from spiketext.portraits import attention_map
+from spiketext.processes import alone, side_by_side
 from spiketext.runs import read_json
 
 STAGES: dict[str, Callable] = {
@@ -62,16 +64,20 @@ def reproduce(
     scale: str | None = None,
     only: Sequence[str] = (),
     rows: Sequence[str] = (),
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Run an experiment row by row, saving the result file after each; complete cells are not run again.
 
     seeds: 0..seeds-1 in place of the experiment's; scale: another of its sizes, with a result file of its own; only:
-    these of its data sets, rows: the rows whose names contain one of these; the other cells stay as they are.
+    these of its data sets, rows: the rows whose names contain one of these; the other cells stay as they are; jobs: so
+    many models are trained side by side, before they are measured one after the other (on a GPU that one leaves idle).
     An experiment without rows makes its network, unless it is there. Returns {"json": the result, "table": text}.
-    Raises as `experiments.read`, and as the stages; ValueError for a data set or row that it does not have, and for a
-    result file of another scale.
+    Raises as `experiments.read`, and as the stages; ValueError for a data set or row that it does not have, fewer than
+    one job, and a result file of another scale.
     """
     spec, data_dir = read(folder, name, scale), data_dir or os.environ.get("SPIKETEXT_DATA")
+    if jobs < 1:
+        raise ValueError(f"jobs: expected at least 1 model at a time, got {jobs}")
     if not spec["rows"]:
         if only or rows or seeds:
             raise ValueError(
@@ -79,6 +85,8 @@ def reproduce(
             )
         out = unlabelled(folder, name, data_dir, scale)
         made = read_json(Path(out) / "result.json")
+        epochs = read_json(Path(out) / "run.json")["epochs"]
+        results.save(folder, _head(spec) | {"network": made | {"epochs": epochs}}, spec["at"])
         shown = [{"": key, " ": value} for key, value in made.items() if isinstance(value, (int, float, str))]
         return {"json": made | {"out": out}, "table": f"{columns(shown)}\nsaved in {out}"}
     unknown = sorted(set(only) - set(sets_of(spec)))
@@ -92,20 +100,24 @@ def reproduce(
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
     before = results.load(folder, name, spec["at"])
     result = _plan(folder, spec, before, text_sets, seeds)
-    for data, row in [(data, row) for data in text_sets for row in chosen]:
-        cells = [cell for cell in result["cells"] if (cell["row"], cell["column"]) == (row["row"], data)]
-        for seed in wanted:
-            if seed in cells[0]["seeds"]:
-                continue
-            say(f"{name}: {data}, {row['row']}, seed {seed}")
-            started = time.monotonic()
-            try:
-                outcome = _run_row(folder, spec, data, row, seed, data_dir, text_sets[data])
-            except Diverged:
-                outcome = {}
-            for cell in cells:
-                _fill(cell, seed, outcome, time.monotonic() - started)
-            results.save(folder, result, spec["at"])
+    places: dict[tuple, list[dict]] = {}
+    for cell in result["cells"]:
+        places.setdefault((cell["row"], cell["column"]), []).append(cell)
+    left = [(data, row, seed) for data in text_sets for row in chosen for seed in wanted
+            if seed not in places[row["row"], data][0]["seeds"]]  # fmt: skip
+    if jobs > 1:
+        learned = [task for task in left if task[1]["kind"] != "tfidf"]
+        side_by_side(_train_only, [(folder, spec, *task, data_dir) for task in learned], jobs, say)
+    for data, row, seed in left:
+        say(f"{name}: {data}, {row['row']}, seed {seed}")
+        started = time.monotonic()
+        try:
+            outcome = _run_row(folder, spec, data, row, seed, data_dir, text_sets[data])
+        except Diverged:
+            outcome = {}
+        for cell in places[row["row"], data]:
+            _fill(cell, seed, outcome, time.monotonic() - started)
+        results.save(folder, result, spec["at"])
     drawn = bool(result["pictures"]) and all((folder / path).exists() for path in result["pictures"])
     if before != result or not drawn:
         result["pictures"] = _draw(folder, spec, result, say, data_dir)
@@ -120,17 +132,8 @@ def _plan(
     if before and before["scale"] != spec["scale"]:
         raise ValueError(f"{spec['path']}: its result file holds rows of scale {before['scale']!r}, asked is "
                          f"{spec['scale']!r}; move it away, rows of two scales are never mixed")  # fmt: skip
-    command = f"spiketext reproduce {spec['name']}" + (f" --scale {spec['at']}" if spec["at"] else "")
-    result: dict[str, Any] = {
-        "name": spec["name"],
-        "scale": spec["scale"],
-        "command": command + (f" --seeds {seeds}" if seeds else ""),
-        "versions": versions(),
-        "machine": machine(),
-        "against": against(spec),
-        "cells": [],
-        "pictures": (before or {}).get("pictures", []),
-    }
+    result = _head(spec) | {"against": against(spec), "cells": [], "pictures": (before or {}).get("pictures", [])}
+    result["command"] += f" --seeds {seeds}" if seeds else ""
     if spec.get("formulas"):
         result["formulas"] = {"What the paper's own table 2 becomes, by formula": published.table2()}
     done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in (before or {"cells": []})["cells"]}
@@ -143,6 +146,13 @@ def _plan(
                 keep = cell is not None and cell["values"] and text_hash in (None, cell["data_hash"])
                 result["cells"].append(cell if keep else _empty(spec, data, row, metric, main, text_hash))
     return result
+
+
+def _head(spec: dict) -> dict[str, Any]:
+    """What every result file begins with."""
+    command = f"spiketext reproduce {spec['name']}" + (f" --scale {spec['at']}" if spec["at"] else "")
+    return {"name": spec["name"], "scale": spec["scale"], "command": command, "versions": versions(),
+            "machine": machine()}  # fmt: skip
 
 
 def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
@@ -180,6 +190,8 @@ def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: flo
         cell["intervals"] = [*cell.get("intervals", [None] * len(cell["seeds"])), interval]
     cell["seeds"].append(seed)
     cell["values"].append(None if value is None else round(value, 6 if cell["unit"] == "mJ" else 3))
+    if outcome.get("gpu") or "gpus" in cell:
+        cell["gpus"] = [*cell.get("gpus", [None] * len(cell["wall_s"])), outcome.get("gpu")]
     cell["wall_s"].append(round(outcome.get("wall_s", seconds), 1))
     cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", cell["split"] == "test"))
     diverged = not outcome or cell["status"] == "diverged"
@@ -196,18 +208,20 @@ def _run_row(
         return _in_units(tfidf_baseline(text_set, split))
     out, trained = _train(folder, spec, data, row, seed, data_dir)
     if row["kind"] == "attack":
-        return _attacked(trained) | {"correct": [each["status"] == "failed" for each in attacks.saved(Path(out))]}
+        return results.attacked(trained) | {
+            "correct": [each["status"] == "failed" for each in attacks.saved(Path(out))]
+        }
     asked = row.get("options", {})
     if row["kind"] == "energy":
         account = energy(out, text_set, "validation", **{"limit": spec.get("energy"), **asked})
         scores = _known_scores(folder, spec, data, row, seed) or _in_units(evaluate(out, text_set, split))
-        return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | _account(account)
+        return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | results.account(account)
     if "epoch" in asked:
         return _at_epoch(Path(out), asked["epoch"], split) | {"texts": len(text_set.splits[split])}
     changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
     known = _known_scores(folder, spec, data, row, seed) if row["kind"] == "evaluate" and not asked else None
     scores = known or _in_units(evaluate(out, text_set, split, per_text=True, **changed))
-    scores |= {"wall_s": trained["wall_s"]}
+    scores |= {"wall_s": trained["wall_s"], "gpu": trained.get("gpu")}
     if spec.get("energy"):
         account = energy(out, text_set, "validation", limit=spec["energy"], **changed)
         scores["parameters"] = trained["parameters"] * 1e-6
@@ -244,40 +258,6 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> 
     return known or None
 
 
-def _attacked(found: dict[str, Any]) -> dict[str, Any]:
-    """What `attack` returns as the metrics of a row, `results.ATTACKED`, with intervals of those that have one."""
-    factors = {name: 100 if unit == "%" else 1 for name, unit in results.ATTACKED.items()}
-    known = {name: by * found[name] for name, by in factors.items() if found.get(name) is not None}
-    ends = {name: found[f"{name}_interval"] for name in known if f"{name}_interval" in found}
-    intervals = {name: [round(factors[name] * end, 2) for end in both] for name, both in ends.items()}
-    return known | {"intervals": intervals, "wall_s": found["wall_s"]}
-
-
-def _account(found: dict[str, Any]) -> dict[str, Any]:
-    """What `energy` returns as the metrics of a row, `results.ACCOUNTS`; None for a break-even that does not exist."""
-    work, papers, ours = found["operations"], {row["as printed"]: row for row in found["papers"]}, found["ours"]
-    first = found["papers"][0]
-    account = {
-        "tokens": found["tokens"],
-        "additions": work["ac"] * 1e-6,
-        "multiply-adds": work["mac"] * 1e-6,
-        "v1": first["mJ"],
-        "v1, rate as mean": papers.get("v1 eq. 16-18, rate as mean", first)["mJ"],
-        "dense of this shape": first["dense mJ"],
-        "reduction": 100 - first["of dense %"],
-        "ours fp32": ours["fp32"]["sum"],
-        "ours int8": ours["int8"]["sum"],
-    }
-    if found["spiking"]:
-        rows = {(row["precision"], row["memory"]): row for row in found["comparisons"]}
-        cached, bare = rows["fp32", "cache"], rows["int8", "none"]
-        account |= {"ours fp32, from cache": cached["mJ"], "dense fp32, from cache": cached["dense mJ"],
-                    "dense int8": bare["dense mJ"], "density": bare["density %"]}  # fmt: skip
-        for name, memory in (("", "none"), (", from cache", "cache"), (", from DRAM", "DRAM")):
-            account[f"break-even int8{name}"] = rows["int8", memory]["break-even density %"]
-    return account
-
-
 def _train(
     folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None
 ) -> tuple[str, dict[str, Any]]:
@@ -311,7 +291,15 @@ def _train(
     root = Path("runs") / (f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"])
     root /= data.replace("/", "-") if isinstance(spec["data"], list) else ""
     out = str(root / f"{row['run']}-{seed}")
-    return out, STAGES[row["kind"]](options(**asked, out=out))
+    with alone(out):
+        return out, STAGES[row["kind"]](options(**asked, out=out))
+
+
+def _train_only(folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None) -> None:
+    """`_train` as a process of its own does it; a training that diverges does so again where it is measured."""
+    checkpoints.quiet()
+    with suppress(Diverged):
+        _train(folder, spec, data, row, seed, data_dir)
 
 
 def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | None = None) -> str:
@@ -327,7 +315,8 @@ def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | 
     for key in asked.keys() & {"corpus", "vocab"}:
         asked[key] = ",".join(str(Path(data_dir or ".") / part) for part in asked[key].split(","))
     out = f"runs/{spec['name']}-{spec['at']}" if spec["at"] else f"runs/{spec['name']}"
-    STAGES[stage](UNLABELLED[stage](**asked, out=out))
+    with alone(out):
+        STAGES[stage](UNLABELLED[stage](**asked, out=out))
     return out
 
 

@@ -73,6 +73,40 @@ def save(folder: Path, result: dict[str, Any], scale: str | None = None) -> None
     write_whole(folder / "RESULTS.md", results_page(folder))
 
 
+def attacked(found: dict[str, Any]) -> dict[str, Any]:
+    """What `attack` returns as the metrics of a row, `ATTACKED`, with intervals of those that have one."""
+    factors = {name: 100 if unit == "%" else 1 for name, unit in ATTACKED.items()}
+    known = {name: by * found[name] for name, by in factors.items() if found.get(name) is not None}
+    ends = {name: found[f"{name}_interval"] for name in known if f"{name}_interval" in found}
+    intervals = {name: [round(factors[name] * end, 2) for end in both] for name, both in ends.items()}
+    return known | {"intervals": intervals, "wall_s": found["wall_s"]}
+
+
+def account(found: dict[str, Any]) -> dict[str, Any]:
+    """What `energy` returns as the metrics of a row, `ACCOUNTS`; None for a break-even that does not exist."""
+    work, papers, ours = found["operations"], {row["as printed"]: row for row in found["papers"]}, found["ours"]
+    first = found["papers"][0]
+    told = {
+        "tokens": found["tokens"],
+        "additions": work["ac"] * 1e-6,
+        "multiply-adds": work["mac"] * 1e-6,
+        "v1": first["mJ"],
+        "v1, rate as mean": papers.get("v1 eq. 16-18, rate as mean", first)["mJ"],
+        "dense of this shape": first["dense mJ"],
+        "reduction": 100 - first["of dense %"],
+        "ours fp32": ours["fp32"]["sum"],
+        "ours int8": ours["int8"]["sum"],
+    }
+    if found["spiking"]:
+        rows = {(row["precision"], row["memory"]): row for row in found["comparisons"]}
+        cached, bare = rows["fp32", "cache"], rows["int8", "none"]
+        told |= {"ours fp32, from cache": cached["mJ"], "dense fp32, from cache": cached["dense mJ"],
+                    "dense int8": bare["dense mJ"], "density": bare["density %"]}  # fmt: skip
+        for name, memory in (("", "none"), (", from cache", "cache"), (", from DRAM", "DRAM")):
+            told[f"break-even int8{name}"] = rows["int8", memory]["break-even density %"]
+    return told
+
+
 def packed(correct: Sequence[bool]) -> str:
     """One bit for each text, as base64."""
     return base64.b64encode(np.packbits(np.asarray(correct, dtype=bool)).tobytes()).decode()
@@ -241,7 +275,11 @@ def _paper(cell: dict[str, Any]) -> str:
 
 
 def _seconds(cell: dict[str, Any]) -> str:
-    return f"{statistics.mean(cell['wall_s']):.0f}" if cell["wall_s"] else f"(about {cell.get('cost_s')})"
+    """Their mean, with the GPU where it was no processor that took them."""
+    if not cell["wall_s"]:
+        return f"(about {cell.get('cost_s')})"
+    gpus = {name or "CPU" for name in cell.get("gpus", [])}
+    return f"{statistics.mean(cell['wall_s']):.0f}" + (f" ({', '.join(sorted(gpus))})" if gpus else "")
 
 
 def _seeds(cell: dict[str, Any]) -> str:
@@ -303,9 +341,26 @@ def mean_of(cell: dict[str, Any]) -> float:
 
 def results_page(folder: Path) -> str:
     """RESULTS.md out of all result files."""
-    parts = [_PAGE_HEAD]
-    for path in sorted((folder / "results").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if "cells" in result:
-            parts.append(table(result) + f"\n\nCommand: `{result['command']}`\n")
-    return "\n".join(parts)
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "results").glob("*.json"))]
+    parts = [table(each) + f"\n\nCommand: `{each['command']}`\n" for each in found if "cells" in each]
+    networks = [_network(each) for each in found if "network" in each]
+    if networks:
+        parts.append(f"Networks of unlabelled text\n\n{markdown(networks)}\n")
+    return "\n".join([_PAGE_HEAD, *parts])
+
+
+def _network(result: dict[str, Any]) -> dict[str, Any]:
+    """A line about a network of unlabelled text; loss: summed features of stage 1, or nats for each hidden token."""
+    made = result["network"]
+    scores = made.get("validation", {})
+    tokens, seconds = made["tokens"], made["wall_s"]
+    return {
+        "command": f"`{result['command']}`",
+        "tokens": tokens,
+        "passes": f"{made['epochs']:g}",
+        "steps": str(made.get("steps", "")),
+        "validation loss": f"{scores['loss']:.2f}" if scores else "",
+        "found %": f"{100 * scores['accuracy']:.1f}" if "accuracy" in scores else "",
+        "seconds": f"{seconds:.0f} ({made.get('gpu') or 'CPU'})",
+        "tokens a second": f"{made['epochs'] * tokens / seconds:.0f}",
+    }

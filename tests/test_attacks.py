@@ -530,7 +530,7 @@ def test_a_table_of_attacks_shows_intervals_and_no_number_where_there_is_none():
     won = {"status": "succeeded", "queries": 20, "words": 10, "changed": [3]}
     noisy = won | {"unseen_wrong": 0.75, "original_unseen_wrong": 0.0}
     for record, holds in ((noisy, "75.00"), (won, "")):
-        outcome = reproduce._attacked(attacks.measures([record] * 2) | {"wall_s": 4.2})
+        outcome = results.attacked(attacks.measures([record] * 2) | {"wall_s": 4.2})
         cell = {"row": "r", "column": "d", "split": "test", "test_reads": 0, "status": "empty"}
         cells = [cell | {"metric": metric, "unit": unit, "values": [], "seeds": [], "wall_s": []}
                  for metric, unit in results.ATTACKED.items()]  # fmt: skip

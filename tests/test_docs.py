@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
 from spiketext.cli import build_parser
 from spiketext.results import load as load_result
+from spiketext.results import mean_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,24 +39,43 @@ def test_a_make_target_of_readme_exists(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M)
 
 
-def test_result_rows_of_readme_are_those_of_the_result_files():
-    section = README.split("## Results")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split("|") for line in section.splitlines() if line.startswith("| ")][1:]
-    every = {name: load_result(ROOT / "experiments", name, None)["cells"] for name in ("sst2", "mr", "subj")}
-    assert len(rows) == len({cell["row"] for cells in every.values() for cell in cells if cell["values"]})
+def test_result_rows_of_readme_are_those_of_the_result_file():
+    head, *rows = _tables()[0]
+    sets = [name.strip().replace("-", "").lower() for name in head[1:-1]]
+    cells = load_result(ROOT / "experiments", "spikebert-table1", None)["cells"]
+    done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in cells if cell["values"]}
+    assert len(rows) == len({row for row, *_ in done})
     for row, *said in ([part.strip() for part in line] for line in rows):
-        mine = {name: {cell["metric"]: cell for cell in cells if cell["row"] == row and cell["values"]}
-                for name, cells in every.items()}  # fmt: skip
-        found = [cells.get("accuracy") for cells in mine.values()]
+        found = [done.get((row, name, "accuracy")) for name in sets]
         assert any(found), row
-        scores = [_score(cell["values"][0], cell["paper"]) if cell else "" for cell in found]
-        rates = [round(cells["firing_rate"]["values"][0]) for cells in mine.values() if "firing_rate" in cells]
-        seconds = [round(cell["wall_s"][0]) for cell in found if cell]
-        assert said == [*scores, _span(rates), _span(seconds)], row
+        rates = [mean_of(done[row, name, "firing_rate"]) for name in sets if (row, name, "firing_rate") in done]
+        assert said == [*map(_score, found), _span([round(rate) for rate in rates])], row
 
 
-def _score(value: float, paper: float | None) -> str:
-    return f"{value:.2f}" + (f" ({paper:.2f})" if paper else "")
+def test_glue_rows_of_readme_are_those_of_the_result_files():
+    rows = {"teacher": "teacher", "SpikeBERT": "SpikeBERT (", "without stage 1": "SpikeBERT without",
+            "trained directly": "spiking, trained directly", "TF-IDF": "TF-IDF"}  # fmt: skip
+    head, *lines = _tables()[1]
+    for name, *said in ([part.strip() for part in line] for line in lines):
+        cells = load_result(ROOT / "experiments", f"glue-{name.lower().replace('-', '')}", None)["cells"]
+        main = [cell for cell in cells if cell["metric"] == cells[0]["metric"] and cell["values"]]
+        for column, value in zip(head[1:], said, strict=True):
+            assert value == "".join(_score(cell) for cell in main if cell["row"].startswith(rows[column.strip()])), name
+
+
+def _tables() -> list[list[list[str]]]:
+    """The tables among the results, as lines of their parts, without the rules under their heads."""
+    section = README.split("## Results")[1].split("\n## ")[0]
+    tables = re.findall(r"(?:^\|.*\n)+", section, flags=re.M)
+    return [[line[1:-1].split("|") for line in table.splitlines() if line.startswith("| ")] for table in tables]
+
+
+def _score(cell: dict | None) -> str:
+    if cell is None:
+        return ""
+    paper = f" ({cell['paper']:.2f})" if cell["paper"] else ""
+    spread = f" ± {stdev(cell['values']):.2f}" if len(set(cell["values"])) > 1 else ""
+    return f"{mean_of(cell):.2f}{spread}{paper}"
 
 
 def _span(numbers: list[int]) -> str:

@@ -42,16 +42,19 @@ def test_the_rows_that_rows_start_from_exist(name):
         for data in experiments.sets_of(spec):
             if row["kind"] == "distill":
                 assert experiments.teacher_of(FOLDER, spec, row, data)[1]["kind"] == "teacher"
-            for key, stage in (("student", "pretrain"), ("encoder", "mlm")):
+            for key, stages in (("student", {"pretrain", "mlm"}), ("encoder", {"mlm"})):
                 name = experiments.of_set(row.get(key), data)
-                assert name is None or stage in experiments.unlabelled_of(FOLDER, name, None)
+                assert name is None or stages & set(experiments.unlabelled_of(FOLDER, name, None))
     assert "encoder" not in spec or "mlm" in experiments.read(FOLDER, spec["encoder"])
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_file_says_what_it_must(path):
     result = json.loads(path.read_text(encoding="utf-8"))
-    assert {"name", "scale", "command", "versions", "machine", "cells"} <= set(result)
+    assert {"name", "scale", "command", "versions", "machine"} <= set(result)
+    if "network" in result:
+        assert {"tokens", "epochs", "wall_s"} <= set(result["network"])
+        return
     for cell in result["cells"]:
         assert set(cell) >= CELL
         assert len(cell["values"]) == len(cell["seeds"]) == len(cell["wall_s"])
@@ -158,6 +161,31 @@ def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, m
     assert [row["state"] for row in experiments.listing(folder)] == ["3/3 cells"]
 
 
+def test_models_trained_side_by_side_are_those_trained_one_after_the_other(own, tiny_teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = "epochs = 1\nquiet = true\nmax_length = 16\nthreads = 1\n"
+    row = '[[rows]]\nrow = "{0}"\nkind = "{0}"\nrun = "{0}"\n[rows.options]\n{1}\n' + small
+    rows = row.format("teacher", f'model = "{tiny_teacher}"') + row.format("distill", "copies = 0")
+    folder = Path("experiments")
+    folder.mkdir()
+    (folder / "tiny.toml").write_text(f'title = "t"\nscale = "s"\ndata = "{own}"\nseeds = [0, 1]\n{rows}\n')
+    heard: list[str] = []
+    both = reproduce.reproduce(folder, "tiny", say=heard.append, jobs=2)["json"]["cells"]
+    assert heard[:4] == [f"{done} of 4 trained" for done in (1, 2, 3, 4)]
+    told = {path: path.read_bytes() for path in sorted(Path("runs").rglob("model.safetensors"))}
+    assert len(told) == 4
+    shutil.rmtree("runs")
+    shutil.rmtree(folder / "results")
+    single = reproduce.reproduce(folder, "tiny")["json"]["cells"]
+    assert [cell["values"] for cell in both] == [cell["values"] for cell in single]
+    assert all(path.read_bytes() == weights for path, weights in told.items())
+    shutil.rmtree("runs")
+    shutil.rmtree(folder / "results")
+    (folder / "tiny.toml").write_text((folder / "tiny.toml").read_text().replace("copies = 0", "copies = -1"))
+    with pytest.raises(ValueError, match="copies"):  # out of another process
+        reproduce.reproduce(folder, "tiny", jobs=2)
+
+
 def test_a_textcnn_is_trained_converted_and_fine_tuned_on_two_sets(own, tiny_vectors, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = "epochs = 1\nquiet = true\nmax_length = 16\nthreads = 1\n"
@@ -230,5 +258,8 @@ def test_a_language_without_a_teacher_gets_its_encoder_first(tmp_path, monkeypat
     assert sizes == {5 + len(letters)}
     made = reproduce.reproduce(Path("experiments"), "first", str(tmp_path))
     assert made["json"]["out"] == "runs/first" and "saved in runs/first" in made["table"]
+    assert json.loads(Path("experiments/results/first.json").read_text())["network"]["epochs"] == 1.0
+    [line] = [x for x in Path("experiments/RESULTS.md").read_text().splitlines() if "`spiketext reproduce first`" in x]
+    assert f"| {told['first']['tokens']} | 1 | {told['first']['steps']} |" in line
     with pytest.raises(ValueError, match="makes one network of unlabelled text; leave --data"):
         reproduce.reproduce(Path("experiments"), "first", seeds=2)

@@ -59,16 +59,17 @@ class Stepper:
         A text leaves after the first step at which its most probable label has at least that probability.
         """
         texts = batch["input_ids"].shape[0]
-        running = torch.arange(texts)
+        place = batch["input_ids"].device
+        running = torch.arange(texts, device=place)
         total = logits = None
-        used = torch.zeros(texts, dtype=torch.long)
+        used = torch.zeros(texts, dtype=torch.long, device=place)
         for layer in self.layers:
             layer.membrane = None
         for step in range(1, self.most + 1):
             now = self.model(**batch).logits
             total = now if total is None else total + now
             mean = total / step
-            logits = torch.zeros(texts, now.shape[-1], dtype=now.dtype) if logits is None else logits
+            logits = now.new_zeros(texts, now.shape[-1]) if logits is None else logits
             logits[running], used[running] = mean, step
             stay = mean.softmax(-1).amax(-1) < confidence
             if not stay.any():

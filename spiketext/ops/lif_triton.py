@@ -38,15 +38,16 @@ PROGRAMS = 512  # of backward with a norm, for each group: each adds up its rows
 
 @jit
 def _fires(u, n: tl.constexpr):
-    """S[t] of a membrane, in the dtype of the membrane."""
+    """S[t] of a membrane, in the dtype of the membrane, as the threshold is (Triton 3.6 would make it float32)."""
+    threshold = tl.full(u.shape, n.threshold, u.dtype)
     if n.fire == ">=":
-        spikes = (u >= n.threshold).to(u.dtype)
+        spikes = (u >= threshold).to(u.dtype)
         if n.code == "ternary":
-            spikes -= (-u >= n.threshold).to(u.dtype)
+            spikes -= (-u >= threshold).to(u.dtype)
     else:
-        spikes = (u > n.threshold).to(u.dtype)
+        spikes = (u > threshold).to(u.dtype)
         if n.code == "ternary":
-            spikes -= (-u > n.threshold).to(u.dtype)
+            spikes -= (-u > threshold).to(u.dtype)
     return spikes
 
 
