@@ -107,6 +107,7 @@ def reproduce(
             if seed not in places[row["row"], data][0]["seeds"]]  # fmt: skip
     if jobs > 1:
         learned = [task for task in left if task[1]["kind"] != "tfidf"]
+        say(f"{name}: {len(learned)} models to train or to find, {jobs} at a time")
         side_by_side(_train_only, [(folder, spec, *task, data_dir) for task in learned], jobs, say)
     for data, row, seed in left:
         say(f"{name}: {data}, {row['row']}, seed {seed}")
