@@ -56,10 +56,10 @@ class Run:
 
     def _claim(self) -> None:
         config = self.out / "run.json"
-        if not config.exists():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise ValueError(f"--out {self.out}: exists and is not a run of spiketext; choose a new folder")
-            write_whole(config, json.dumps(self.asked, indent=2))
+        if not config.exists() and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise ValueError(f"--out {self.out}: exists and is not a run of spiketext; choose a new folder")
+        if not any(path.is_file() for path in self.out.rglob("*") if path != config):
+            write_whole(config, json.dumps(self.asked, indent=2))  # new, or given up before its first step
             return
         before = json.loads(config.read_text(encoding="utf-8"))
         for name in sorted({*before, *self.asked} - set(_UNESSENTIAL)):

@@ -90,6 +90,7 @@ def test_only_the_first_process_writes_the_folder_and_another_number_of_them_is_
     monkeypatch.setenv("RANK", "0")
     Run("train", options)
     (tmp_path / "run/checkpoints/checkpoint-3").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/checkpoint-3/weights").touch()
     monkeypatch.setenv("RANK", "1")
     assert Run("train", options).checkpoint() is None and (tmp_path / "run/checkpoints/checkpoint-3").exists()
     monkeypatch.delenv("WORLD_SIZE")

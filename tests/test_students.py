@@ -168,5 +168,6 @@ def test_a_run_from_before_widths_constants_and_transforms_goes_on(command, opti
         older.pop(name, None)
     path.write_text(json.dumps(older))
     assert Run(command, options(out=out)).result is None
+    (Path(out) / "logs").touch()  # it has begun
     with pytest.raises(ValueError, match=r"holds a run with beta = None, asked is 0\.5"):
         Run(command, options(out=out, beta=0.5))

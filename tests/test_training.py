@@ -177,6 +177,16 @@ def test_bf16_trains_where_it_is_asked_for(stages, columns, tmp_path):
     assert 0 <= result["validation"]["accuracy"] <= 1
 
 
+def test_a_command_that_never_began_is_corrected_in_the_same_folder(tiny_teacher, corpus, tmp_path):
+    asked = {"teacher": tiny_teacher, "tokens": 400, "epochs": 1, "out": str(tmp_path / "one"), **COMMON}
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        spiketext.pretrain(corpus=f"{corpus}x", **asked)
+    spiketext.pretrain(corpus=corpus, **asked)
+    assert json.loads((tmp_path / "one/run.json").read_text())["corpus"] == corpus
+    with pytest.raises(ValueError, match="holds a run with corpus"):
+        spiketext.pretrain(corpus=f"{corpus}x", **asked)
+
+
 def test_stage_one_refuses_the_tails_of_sentences(tiny_teacher, corpus, tmp_path):
     with pytest.raises(ValueError, match="a passage of a corpus keeps its head, got 'head-tail'"):
         spiketext.pretrain(teacher=tiny_teacher, corpus=corpus, truncation="head-tail", out=str(tmp_path / "one"))
@@ -234,5 +244,6 @@ def test_a_run_older_than_an_option_goes_on(tmp_path):
 
     Run("train", Older())
     assert Run("train", Younger()).result is None
+    (tmp_path / "run/logs").touch()  # it has begun
     with pytest.raises(ValueError, match="holds a run with recompute = False, asked is True"):
         Run("train", Younger(recompute=True))
