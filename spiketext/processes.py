@@ -110,6 +110,7 @@ def side_by_side(work: Callable[..., None], tasks: Sequence[tuple], jobs: int, s
     """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # read when a process imports torch
+    say(f"{len(tasks)} to train or to find, {jobs} at a time")
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_hush)
     try:
         for number, done in enumerate(as_completed([pool.submit(work, *task) for task in tasks]), 1):

@@ -106,9 +106,7 @@ def reproduce(
     left = [(data, row, seed) for data in text_sets for row in chosen for seed in wanted
             if seed not in places[row["row"], data][0]["seeds"]]  # fmt: skip
     if jobs > 1:
-        learned = [task for task in left if task[1]["kind"] != "tfidf"]
-        say(f"{name}: {len(learned)} models to train or to find, {jobs} at a time")
-        side_by_side(_train_only, [(folder, spec, *task, data_dir) for task in learned], jobs, say)
+        side_by_side(_train_only, [(folder, data_dir, *task) for task in _trainings(folder, spec, left)], jobs, say)
     for data, row, seed in left:
         say(f"{name}: {data}, {row['row']}, seed {seed}")
         started = time.monotonic()
@@ -296,9 +294,29 @@ def _train(
         return out, STAGES[row["kind"]](options(**asked, out=out))
 
 
-def _train_only(folder: Path, spec: dict, data: str, row: dict, seed: int, data_dir: str | None) -> None:
-    """`_train` as a process of its own does it; a training that diverges does so again where it is measured."""
+def _trainings(folder: Path, spec: dict, cells: list[tuple[str, dict, int]]) -> list[tuple]:
+    """What cells need trained, in an order in which few wait for another: first what all of a stage 1 wait for."""
+    found: list[tuple[int, tuple]] = []
+    for data, row, seed in cells:
+        if row["kind"] == "tfidf":
+            continue
+        reads = row["kind"] in ("evaluate", "energy", "attack")
+        there, real = source_of(folder, spec, row, data) if reads else (spec, row)
+        first, second = of_set(real.get("encoder"), data), of_set(real.get("student"), data)
+        found += [(0, (network, there["at"])) for network in (first, second) if network]
+        found.append((1 + (real["kind"] not in ("teacher", "train")) + bool(second), (spec, data, row, seed)))
+    order = [task for _, task in sorted(found, key=lambda entry: entry[0])]
+    return [task for place, task in enumerate(order) if task not in order[:place]]
+
+
+def _train_only(folder: Path, data_dir: str | None, *task: Any) -> None:
+    """One of `_trainings` in a process of its own; one that diverges does so again where it is measured."""
     checkpoints.quiet()
+    if len(task) == 2:
+        name, scale = task
+        unlabelled(folder, name, data_dir, scale)
+        return
+    spec, data, row, seed = task
     with suppress(Diverged):
         _train(folder, spec, data, row, seed, data_dir)
 

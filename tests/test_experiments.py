@@ -172,7 +172,7 @@ def test_models_trained_side_by_side_are_those_trained_one_after_the_other(own, 
     heard: list[str] = []
     both = reproduce.reproduce(folder, "tiny", say=heard.append, jobs=2)["json"]["cells"]
     assert heard[:5] == [
-        "tiny: 4 models to train or to find, 2 at a time",
+        "4 to train or to find, 2 at a time",
         *(f"{n} of 4 trained" for n in (1, 2, 3, 4)),
     ]
     told = {path: path.read_bytes() for path in sorted(Path("runs").rglob("model.safetensors"))}
