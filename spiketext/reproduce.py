@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spiketext import attacks, checkpoints, conversion, distillation, maskedlm, published, results, skipgram, training
+from spiketext import attacks, conversion, distillation, maskedlm, published, results, skipgram, training
 from spiketext.about import machine, versions
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
@@ -296,6 +296,7 @@ def _train(
 
 def _trainings(folder: Path, spec: dict, cells: list[tuple[str, dict, int]]) -> list[tuple]:
     """What cells need trained, in an order in which few wait for another: first what all of a stage 1 wait for."""
+    networks: dict[tuple, None] = {}
     found: list[tuple[int, tuple]] = []
     for data, row, seed in cells:
         if row["kind"] == "tfidf":
@@ -303,15 +304,13 @@ def _trainings(folder: Path, spec: dict, cells: list[tuple[str, dict, int]]) -> 
         reads = row["kind"] in ("evaluate", "energy", "attack")
         there, real = source_of(folder, spec, row, data) if reads else (spec, row)
         first, second = of_set(real.get("encoder"), data), of_set(real.get("student"), data)
-        found += [(0, (network, there["at"])) for network in (first, second) if network]
-        found.append((1 + (real["kind"] not in ("teacher", "train")) + bool(second), (spec, data, row, seed)))
-    order = [task for _, task in sorted(found, key=lambda entry: entry[0])]
-    return [task for place, task in enumerate(order) if task not in order[:place]]
+        networks |= {(network, there["at"]): None for network in (first, second) if network}
+        found.append(((real["kind"] not in ("teacher", "train")) + bool(second), (spec, data, row, seed)))
+    return [*networks, *(task for _, task in sorted(found, key=lambda entry: entry[0]))]
 
 
 def _train_only(folder: Path, data_dir: str | None, *task: Any) -> None:
     """One of `_trainings` in a process of its own; one that diverges does so again where it is measured."""
-    checkpoints.quiet()
     if len(task) == 2:
         name, scale = task
         unlabelled(folder, name, data_dir, scale)
