@@ -127,16 +127,19 @@ class Neighbours:
         kept = [part for part in where.name.removesuffix(".gz").split(".")
                 if part != "txt" and not re.fullmatch(r"\d+d", part)]  # fmt: skip
         self.name = "-".join(kept)
+        self.near = cache(self._near)
 
     def __call__(self, sentence: Sentence, place: int) -> list[str]:
         """Neighbours with a cosine of at least `least`, up to 50, nearest first; none for an unknown word."""
-        word = sentence.words[place].lower()
+        return list(self.near(sentence.words[place].lower()))
+
+    def _near(self, word: str) -> tuple[str, ...]:
         if word not in self.number:
-            return []
+            return ()
         cosines = self.unit @ self.unit[self.number[word]]
         nearest = np.argsort(-cosines, kind="stable")[:200]
         found = [self.words[n] for n in nearest if cosines[n] >= self.least and self.words[n] != word]
-        return [other for other in found if self._fits(word, other)][:50]
+        return tuple(other for other in found if self._fits(word, other))[:50]
 
     def _fits(self, word: str, other: str) -> bool:
         return other.isalpha() and other not in self.wordnet.stop_words and not self.wordnet.opposite(word, other)

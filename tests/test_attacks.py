@@ -336,13 +336,14 @@ def test_texts_without_a_word_to_change_are_attempted_and_hold(spiking, tiny_vec
         assert attacker(victim, text, 1 - gold)["status"] == "skipped"
 
 
-def test_antonyms_and_stop_words_are_no_neighbours(tiny_vectors):
+def test_antonyms_and_stop_words_are_no_neighbours(tiny_vectors, tmp_path):
     near = Neighbours(tiny_vectors, Lexicon())
     everything = [near(Sentence.of(word), 0) for word in near.words if word.isalpha()]
     assert any(everything) and not Lexicon().stop_words & set(itertools.chain(*everything))
     assert not near.wordnet.opposite("good", "film")
-    near.words, near.unit = ["good", "bad", "film"], np.eye(3)
-    near.number = {word: n for n, word in enumerate(near.words)}
+    (tmp_path / "three.txt").write_text("good 1 0 0\nbad 0 1 0\nfilm 0 0 1\n")
+    near = Neighbours(str(tmp_path / "three.txt"), Lexicon())
+    near(Sentence.of("good"), 0).append("changed by the caller")
     assert near(Sentence.of("good"), 0) == ["film"] and near(Sentence.of("xq"), 0) == []
 
 
