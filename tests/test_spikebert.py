@@ -547,6 +547,15 @@ def test_the_old_designs_add_spikes_to_spikes_so_that_a_linear_reads_integers(ti
         assert values(counts) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("name", OLD_DESIGNS)
+def test_gradients_of_deep_networks_of_the_old_designs_are_no_explosion(tiny_tokenizer, batch, name):
+    model = classifier(tiny_tokenizer, name, num_hidden_layers=12)
+    answer = model(**batch, output_hidden_states=True, labels=torch.tensor([0, 1, 0, 1]))
+    (answer.loss + answer.hidden_states[-1].mean()).backward()
+    length = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert 0 < length < 1e3
+
+
 @pytest.mark.parametrize("name", ["authors-stage1", "authors-stage2"])
 def test_the_input_spikes_of_the_authors_are_the_sign_of_the_embedding_at_every_step(tiny_tokenizer, batch, name):
     model = classifier(tiny_tokenizer, name)

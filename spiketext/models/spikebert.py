@@ -244,7 +244,11 @@ class SpikeBertLayer(GradientCheckpointingLayer):
 
 
 class SpikeBertPreTrainedModel(PreTrainedModel):
-    """Weights at birth: normal with config.initializer_range; word vectors of paper and authors have deviation 1."""
+    """Weights at birth: normal with config.initializer_range, biases zero.
+
+    In paper and authors word vectors have deviation 1 and biases are drawn like PyTorch's: where no spike arrives a norm
+    would see exact zeros, and multiply a gradient by 1 / sqrt(eps) in each block (6 blocks: infinity).
+    """
 
     config_class = SpikeBertConfig
     base_model_prefix = "spikebert"
@@ -253,11 +257,13 @@ class SpikeBertPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        default = self.config.design == "default"
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=self.config.initializer_range)
-            init.zeros_(module.bias)
+            bound = 0.0 if default else module.in_features**-0.5
+            init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=self.config.initializer_range if self.config.design == "default" else 1.0)
+            init.normal_(module.weight, std=self.config.initializer_range if default else 1.0)
             if module.padding_idx is not None:
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, (nn.LayerNorm, NormLIF)):
