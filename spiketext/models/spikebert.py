@@ -246,8 +246,8 @@ class SpikeBertLayer(GradientCheckpointingLayer):
 class SpikeBertPreTrainedModel(PreTrainedModel):
     """Weights at birth: normal with config.initializer_range, biases zero.
 
-    In paper and authors word vectors have deviation 1 and biases are drawn like PyTorch's: where no spike arrives a norm
-    would see exact zeros, and multiply a gradient by 1 / sqrt(eps) in each block (6 blocks: infinity).
+    In paper and authors word vectors have deviation 1 and biases are drawn as PyTorch draws them: where no spike
+    arrives a norm would see exact zeros, and multiply a gradient by 1 / sqrt(eps) in each block (6 blocks: infinity).
     """
 
     config_class = SpikeBertConfig
