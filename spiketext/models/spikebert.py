@@ -260,8 +260,9 @@ class SpikeBertPreTrainedModel(PreTrainedModel):
         default = self.config.design == "default"
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=self.config.initializer_range)
-            bound = 0.0 if default else module.in_features**-0.5
-            init.uniform_(module.bias, -bound, bound)
+            init.zeros_(module.bias)
+            if not default:
+                init.uniform_(module.bias, -(module.in_features**-0.5), module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.initializer_range if default else 1.0)
             if module.padding_idx is not None:
