@@ -260,8 +260,9 @@ class SpikeBertPreTrainedModel(PreTrainedModel):
         default = self.config.design == "default"
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=self.config.initializer_range)
-            init.zeros_(module.bias)
-            if not default:
+            if default:
+                init.zeros_(module.bias)
+            else:
                 init.uniform_(module.bias, -(module.in_features**-0.5), module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.initializer_range if default else 1.0)
