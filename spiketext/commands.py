@@ -267,7 +267,7 @@ def reproduce(args: argparse.Namespace) -> None:
 def _listing_text(rows: list[dict[str, Any]], cells: bool) -> str:
     from spiketext.figures import columns
 
-    if cells:
+    if cells and all(row["cells"] for row in rows):
         shown = [{"experiment": row["name"], "scale": row["scale"] or "default"} | cell
                  for row in rows for cell in row["cells"]]  # fmt: skip
         return columns([cell | {"done": len(cell["done"]), "open": len(cell["open"])} for cell in shown])

@@ -132,7 +132,7 @@ def steps_of(model: PreTrainedModel) -> int:
 
 
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens that a model can read of one text; one that reads heads and tails: as many as in training."""
+    """The most tokens that a model reads of one text: as many as in training, where that is known."""
     positions = getattr(model.config, "max_position_embeddings", 512) or 512
     return min(getattr(model.config, "text_length", positions), positions, tokenizer.model_max_length, 512)
 

@@ -6,7 +6,9 @@
     energy                   count the energy of so many validation texts beside each accuracy
     maps                     draw what so many texts look at in each row's model (SpikeBERT figure 4)
     points                   a CSV of published points for the picture of accuracy against energy
-    [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options
+    cost_s                   of an experiment without rows: seconds
+    [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options; without: the
+                             rows that it does not have
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
       from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN; a row of kind
                              evaluate with a run stands for the one that it reads
@@ -60,8 +62,9 @@ KINDS: dict[str, type | tuple[str, ...]] = {
     "energy": ("limit", "length"),
 }
 _TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points", "formulas", "maps", "rows", "scales",
-        "pretrain", "mlm", "vectors", "encoder"}  # fmt: skip
-_ROW = {"row", "kind", "run", "from", "teacher", "student", "encoder", "vectors", "paper", "cost_s", "options", "grid"}
+        "cost_s", "pretrain", "mlm", "vectors", "encoder"}  # fmt: skip
+_STARTS = ("from", "teacher", "student", "encoder", "vectors")
+_ROW = {"row", "kind", "run", *_STARTS, "paper", "cost_s", "options", "grid"}
 UNLABELLED = {"pretrain": PretrainOptions, "mlm": MlmOptions, "vectors": VectorOptions}
 _DENSE = ("textcnn", "tailored-textcnn")
 
@@ -117,9 +120,13 @@ def _rescale(spec: dict[str, Any], path: Path) -> None:
     if spec["at"] not in scales:
         raise ValueError(f"{path}: no scale {spec['at']!r}; expected {', '.join([spec['scale'], *scales])}")
     changes = scales[spec["at"]]
-    _require(path, f"scale {spec['at']}", set(changes), {"cost", *UNLABELLED, *KINDS})
+    _require(path, f"scale {spec['at']}", set(changes), {"cost", "cost_s", "without", *UNLABELLED, *KINDS})
+    without = changes.get("without", [])
+    _require(path, f"without of scale {spec['at']}", set(without), {row["row"] for row in spec.get("rows", [])})
     spec["scale"] = spec["at"]
-    for row in spec.get("rows", []):
+    spec["rows"] = [row for row in spec.get("rows", []) if row["row"] not in without]
+    spec["cost_s"] = changes.get("cost_s", _times(spec.get("cost_s"), changes.get("cost", 1)))
+    for row in spec["rows"]:
         row["options"] = row.get("options", {}) | changes.get(row["kind"], {})
         row["cost_s"] = _times(row.get("cost_s"), changes.get("cost", 1))
     for stage in UNLABELLED.keys() & spec.keys():
@@ -223,6 +230,20 @@ def against(spec: dict[str, Any]) -> str | None:
     return spec.get("against") or (teachers[0] if teachers else None)
 
 
+def asked_of(spec: dict[str, Any], row: dict[str, Any], data: str) -> dict[str, Any]:
+    """What decides the numbers of a row on a data set: its kind, its options, what it starts from, what is counted."""
+    own = {key: of_set(row[key], data) for key in _STARTS if key in row}
+    own |= {"energy": spec["energy"]} if "energy" in spec else {}
+    options = {key: of_set(value, data) for key, value in row.get("options", {}).items()}
+    return {"kind": row["kind"], **own, "options": options}
+
+
+def outdated(cell: dict[str, Any], spec: dict[str, Any], row: dict[str, Any], data: str) -> bool:
+    """Whether a cell does not answer what its row asks today; of one without `asked` only the split is known."""
+    asked = asked_of(spec, row, data)
+    return cell["split"] != spec.get("split", "test") or cell.get("asked", asked) != asked
+
+
 def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether a row's network has neurons that fire."""
     if row["kind"] in ("evaluate", "energy", "attack"):
@@ -242,7 +263,9 @@ def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[
         done.setdefault((cell["row"], cell["column"]), cell)
     found = []
     for data, row in itertools.product(sets_of(spec), spec["rows"]):
-        cell = done.get((row["row"], data), {"seeds": [], "status": "empty"})
+        cell = done.get((row["row"], data))
+        if cell is None or outdated(cell, spec, row, data):
+            cell = {"seeds": [], "status": "empty"}
         left = [seed for seed in wanted if seed not in cell["seeds"]]
         state = cell["status"] if not left else "empty" if not cell["seeds"] else "begun"
         found.append({"data": data, "row": row["row"], "state": state, "done": cell["seeds"], "open": left,
@@ -251,16 +274,19 @@ def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[
 
 
 def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Every experiment, or these, at every scale: name, scale, title, state, estimated seconds to go and its cells."""
+    """Every experiment, or these, at every scale: name, scale, title, state, estimated seconds to go and its cells.
+
+    A network of unlabelled text has no cells; it is made or not.
+    """
     found = []
     for name in names or sorted(path.stem for path in folder.glob("*.toml")):
         for scale in (None, *read(folder, name).get("scales", {})):
             spec = read(folder, name, scale)
-            if spec["rows"]:
-                every = cells(folder, spec)
-                begun = any(cell["done"] for cell in every)
-                whole = sum(not cell["open"] for cell in every)
-                found.append({"name": name, "scale": scale, "title": spec["title"],
-                              "state": f"{whole}/{len(every)} cells" if begun else "not run",
-                              "cost_s": sum(cell["cost_s"] for cell in every), "cells": every})  # fmt: skip
+            every = cells(folder, spec) if spec["rows"] else []
+            whole, begun = sum(not cell["open"] for cell in every), any(cell["done"] for cell in every)
+            made = not spec["rows"] and results.load(folder, name, spec["at"]) is not None
+            left = sum(cell["cost_s"] for cell in every) + (0 if made else spec.get("cost_s") or 0)
+            state = "made" if made else f"{whole}/{len(every)} cells" if begun else "not run"
+            found.append({"name": name, "scale": scale, "title": spec["title"], "state": state, "cost_s": left,
+                          "cells": every})  # fmt: skip
     return found

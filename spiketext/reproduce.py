@@ -14,19 +14,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spiketext import attacks, conversion, distillation, maskedlm, published, results, skipgram, training
-from spiketext.about import machine, versions
+from spiketext import attacks, conversion, distillation, ledger, maskedlm, results, skipgram, training
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
-from spiketext.datasets import BUILT_IN
 from spiketext.energy import energy, points
 from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
 from spiketext.experiments import (
     KINDS,
     UNLABELLED,
-    against,
-    is_spiking,
     of_set,
+    outdated,
     read,
     sets_of,
     source_of,
@@ -50,8 +47,8 @@ STAGES: dict[str, Callable] = {
     "mlm": maskedlm.mlm,
     "vectors": skipgram.vectors,
 }
-_METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
 _READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm"}  # what `encoder` of a row is; of the others the model
+_READING = ("evaluate", "energy", "attack")  # kinds of rows that train nothing
 Say = Callable[[str], None]
 
 
@@ -86,7 +83,7 @@ def reproduce(
         out = unlabelled(folder, name, data_dir, scale)
         made = read_json(Path(out) / "result.json")
         epochs = read_json(Path(out) / "run.json")["epochs"]
-        results.save(folder, _head(spec) | {"network": made | {"epochs": epochs}}, spec["at"])
+        results.save(folder, ledger.network(spec, made | {"epochs": epochs}), spec["at"])
         shown = [{"": key, " ": value} for key, value in made.items() if isinstance(value, (int, float, str))]
         return {"json": made | {"out": out}, "table": f"{columns(shown)}\nsaved in {out}"}
     unknown = sorted(set(only) - set(sets_of(spec)))
@@ -99,7 +96,7 @@ def reproduce(
     text_sets = {data: load(data, data_dir) for data in only or sets_of(spec)}
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
     before = results.load(folder, name, spec["at"])
-    result = _plan(folder, spec, before, text_sets, seeds)
+    result = ledger.plan(folder, spec, before, text_sets, seeds)
     places: dict[tuple, list[dict]] = {}
     for cell in result["cells"]:
         places.setdefault((cell["row"], cell["column"]), []).append(cell)
@@ -115,87 +112,13 @@ def reproduce(
         except Diverged:
             outcome = {}
         for cell in places[row["row"], data]:
-            _fill(cell, seed, outcome, time.monotonic() - started)
+            ledger.fill(result, cell, seed, outcome, time.monotonic() - started)
         results.save(folder, result, spec["at"])
     drawn = bool(result["pictures"]) and all((folder / path).exists() for path in result["pictures"])
     if before != result or not drawn:
         result["pictures"] = _draw(folder, spec, result, say, data_dir)
         results.save(folder, result, spec["at"])
     return {"json": result, "table": results.table(result)}
-
-
-def _plan(
-    folder: Path, spec: dict, before: dict | None, text_sets: dict[str, TextSet], seeds: int | None
-) -> dict[str, Any]:
-    """The result with the cells that are there and empty ones for the others."""
-    if before and before["scale"] != spec["scale"]:
-        raise ValueError(f"{spec['path']}: its result file holds rows of scale {before['scale']!r}, asked is "
-                         f"{spec['scale']!r}; move it away, rows of two scales are never mixed")  # fmt: skip
-    result = _head(spec) | {"against": against(spec), "cells": [], "pictures": (before or {}).get("pictures", [])}
-    result["command"] += f" --seeds {seeds}" if seeds else ""
-    if spec.get("formulas"):
-        result["formulas"] = {"What the paper's own table 2 becomes, by formula": published.table2()}
-    done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in (before or {"cells": []})["cells"]}
-    for data in sets_of(spec):
-        text_hash = text_sets[data].hash if data in text_sets else None
-        main = text_sets[data].metric if data in text_sets else BUILT_IN[data].metric
-        for row in spec["rows"]:
-            for metric in _metrics(folder, spec, row, main):
-                cell = done.get((row["row"], data, metric))
-                keep = cell is not None and cell["values"] and text_hash in (None, cell["data_hash"])
-                result["cells"].append(cell if keep else _empty(spec, data, row, metric, main, text_hash))
-    return result
-
-
-def _head(spec: dict) -> dict[str, Any]:
-    """What every result file begins with."""
-    command = f"spiketext reproduce {spec['name']}" + (f" --scale {spec['at']}" if spec["at"] else "")
-    return {"name": spec["name"], "scale": spec["scale"], "command": command, "versions": versions(),
-            "machine": machine()}  # fmt: skip
-
-
-def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
-    """The metrics of the set, the main one first, then what a row of its kind has beside them."""
-    scores = _METRICS[main]
-    if row["kind"] == "attack":
-        return list(results.ATTACKED)
-    if row["kind"] == "energy":
-        return [scores[0], *results.ACCOUNTS]
-    counted = "epoch" not in row.get("options", {}) and is_spiking(folder, spec, row)  # training counts no spikes
-    rate = ["firing_rate"] if counted else []
-    return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
-
-
-def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: str | None) -> dict[str, Any]:
-    paper = of_set(row.get("paper"), data) if metric == main else None
-    cell = {"row": row["row"], "column": data, "metric": metric, "unit": results.UNITS.get(metric, "%"), "values": [],
-            "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
-            "wall_s": [], "test_reads": 0, "status": "empty", "cost_s": of_set(row.get("cost_s"), data),
-            "paper": paper}  # fmt: skip
-    return cell | ({"at": row["at"], "curve": row["curve"]} if "at" in row else {})
-
-
-def _fill(cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: float) -> None:
-    """Put the value of a seed into a cell; an outcome without anything is a training that diverged."""
-    value = outcome.get(cell["metric"])
-    if outcome.get("correct") is not None and cell["metric"] in results.ANSWERED:
-        missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
-        cell["correct"] += [None] * missing + [results.packed(outcome["correct"])]
-        cell["texts"] = len(outcome["correct"])
-    elif "texts" in outcome and cell["metric"] == "accuracy":
-        cell["texts"] = outcome["texts"]
-    interval = outcome.get("intervals", {}).get(cell["metric"])
-    if interval is not None or "intervals" in cell:
-        cell["intervals"] = [*cell.get("intervals", [None] * len(cell["seeds"])), interval]
-    cell["seeds"].append(seed)
-    cell["values"].append(None if value is None else round(value, 6 if cell["unit"] == "mJ" else 3))
-    if outcome.get("gpu") or "gpus" in cell:
-        cell["gpus"] = [*cell.get("gpus", [None] * len(cell["wall_s"])), outcome.get("gpu")]
-    cell["wall_s"].append(round(outcome.get("wall_s", seconds), 1))
-    cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", cell["split"] == "test"))
-    diverged = not outcome or cell["status"] == "diverged"
-    cell["status"] = "diverged" if diverged else "done"
-    cell.pop("cost_s", None)
 
 
 def _run_row(
@@ -213,12 +136,15 @@ def _run_row(
     asked = row.get("options", {})
     if row["kind"] == "energy":
         account = energy(out, text_set, "validation", **{"limit": spec.get("energy"), **asked})
-        scores = _known_scores(folder, spec, data, row, seed) or _in_units(evaluate(out, text_set, split))
+        scores = _known_scores(folder, spec, data, row, seed, text_set.hash) or _in_units(
+            evaluate(out, text_set, split)
+        )
         return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | results.account(account)
     if "epoch" in asked:
         return _at_epoch(Path(out), asked["epoch"], split) | {"texts": len(text_set.splits[split])}
     changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
-    known = _known_scores(folder, spec, data, row, seed) if row["kind"] == "evaluate" and not asked else None
+    same = row["kind"] == "evaluate" and not asked
+    known = _known_scores(folder, spec, data, row, seed, text_set.hash) if same else None
     scores = known or _in_units(evaluate(out, text_set, split, per_text=True, **changed))
     scores |= {"wall_s": trained["wall_s"], "gpu": trained.get("gpu")}
     if spec.get("energy"):
@@ -242,14 +168,15 @@ def _in_units(scores: dict[str, Any]) -> dict[str, Any]:
     return {name: 100 * value if isinstance(value, float) else value for name, value in scores.items()}
 
 
-def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int) -> dict[str, Any] | None:
+def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int, data_hash: str) -> dict[str, Any] | None:
     """What the result file of the row that this one reads says, so that test is not read again; None when nothing."""
     there, other = source_of(folder, spec, row, data)
     saved = results.load(folder, there["name"], there["at"]) if there is not spec else None
     known: dict[str, Any] = {}
     for cell in (saved or {"cells": []})["cells"]:
-        same = (cell["row"], cell["column"]) == (other["row"], data) and cell["split"] == spec.get("split", "test")
-        if same and seed in cell["seeds"]:
+        where = (cell["row"], cell["column"], cell["split"], cell["data_hash"])
+        same = where == (other["row"], data, spec.get("split", "test"), data_hash)
+        if same and seed in cell["seeds"] and not outdated(cell, there, other, data):
             place = cell["seeds"].index(seed)
             known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
             if place < len(cell.get("correct", [])) and cell["correct"][place]:
@@ -301,9 +228,10 @@ def _trainings(folder: Path, spec: dict, cells: list[tuple[str, dict, int]]) -> 
     for data, row, seed in cells:
         if row["kind"] == "tfidf":
             continue
-        reads = row["kind"] in ("evaluate", "energy", "attack")
-        there, real = source_of(folder, spec, row, data) if reads else (spec, row)
-        first, second = of_set(real.get("encoder"), data), of_set(real.get("student"), data)
+        there, real = source_of(folder, spec, row, data) if row["kind"] in _READING else (spec, row)
+        reads = _READS_ENCODER.get(real["kind"], "model")
+        first = None if reads in real.get("options", {}) else of_set(real.get("encoder"), data)
+        second = of_set(real.get("student"), data)
         networks |= {(network, there["at"]): None for network in (first, second) if network}
         found.append(((real["kind"] not in ("teacher", "train")) + bool(second), (spec, data, row, seed)))
     return [*networks, *(task for _, task in sorted(found, key=lambda entry: entry[0]))]
@@ -348,9 +276,12 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
             cells = [cell for cell in filled if cell["column"] == data]
             path = f"figures/{name}-{data.replace('/', '-')}.png"
             title = f"{name}, {data}"
-            if (results.grid_picture(cells, title, folder / path) or _draw_energy(folder, spec, cells, path)
-                    or results.attack_picture(cells, title, folder / path)):  # fmt: skip
+            energies = path
+            if results.grid_picture(cells, title, folder / path) or results.attack_picture(cells, title, folder / path):
                 drawn.append(path)
+                energies = path.replace(".png", "-energy.png")
+            if _draw_energy(folder, spec, cells, energies):
+                drawn.append(energies)
             drawn += _draw_maps(folder, spec, data, cells, path, data_dir) if spec.get("maps") else []
     except ValueError as error:
         say(f"{name}: {error}")

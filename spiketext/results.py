@@ -50,9 +50,11 @@ ANSWERED = ("accuracy", "accuracy_under_attack")  # metrics whose cells hold whi
 _BESIDE = ("firing_rate", "parameters", "energy")
 _PAGE_HEAD = """# Results
 
-Made by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in `results/`, which also
-holds versions, machine, data hash and configuration. `paper` is the published number of the system of that row, at the
-paper's size and with its own data handling.
+Made by `spiketext reproduce`; do not edit. Every number comes from the JSON file of its name in `results/`, where each
+cell also names its data hash, what its row asked for and, seed by seed, the machine and versions that filled it.
+`paper` is the published number of the system of that row, at the paper's size and with its own data handling. A gap is
+the mean over the seeds that both rows have, its interval a bootstrap over texts: of these models, not of other seeds.
+± is the deviation over seeds of everything but stage 1, which all seeds share.
 """
 _DRAWS = 10_000  # of the bootstrap
 
@@ -83,7 +85,7 @@ def attacked(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def account(found: dict[str, Any]) -> dict[str, Any]:
-    """What `energy` returns as the metrics of a row, `ACCOUNTS`; None for a break-even that does not exist."""
+    """What `energy` returns as the metrics of a row, `ACCOUNTS`."""
     work, papers, ours = found["operations"], {row["as printed"]: row for row in found["papers"]}, found["ours"]
     first = found["papers"][0]
     told = {
@@ -103,7 +105,7 @@ def account(found: dict[str, Any]) -> dict[str, Any]:
         told |= {"ours fp32, from cache": cached["mJ"], "dense fp32, from cache": cached["dense mJ"],
                     "dense int8": bare["dense mJ"], "density": bare["density %"]}  # fmt: skip
         for name, memory in (("", "none"), (", from cache", "cache"), (", from DRAM", "DRAM")):
-            told[f"break-even int8{name}"] = rows["int8", memory]["break-even density %"]
+            told[f"break-even int8{name}"] = rows["int8", memory]["break-even density %"] or 0.0  # 0: always dearer
     return told
 
 
@@ -263,11 +265,13 @@ def _account_columns(rows: dict[str, dict[str, dict]]) -> Show:
 
 
 def _gap(cell: dict[str, Any], against: dict[str, Any]) -> str:
-    """How far a row is from the one that it is held against, with its interval."""
+    """How far a row is from the one that it is held against, with its interval; of which seeds, if not of all."""
     if cell is against or cell["metric"] != "accuracy" or not set(_answers(cell)) & set(_answers(against)):
         return ""
     found = paired(cell, against)
-    return f"{found['difference']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+    some = set(found["seeds"]) != set(cell["seeds"]) or set(found["seeds"]) != set(against["seeds"])
+    of = f", seed {', '.join(map(str, found['seeds']))}" if some else ""
+    return f"{found['difference']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f}){of}"
 
 
 def _paper(cell: dict[str, Any]) -> str:
@@ -289,14 +293,14 @@ def _seeds(cell: dict[str, Any]) -> str:
 def _spread(cell: dict[str, Any] | None) -> str:
     """Mean and standard deviation over seeds, or one value, with its interval if it has one.
 
-    "never" where an account has no such number, as a break-even; nothing where an attack has none, as of no success.
+    Nothing where there is no number, as of a success never seen. A break-even above any density is "> 100".
     """
     values = cell["values"] if cell else []
     numbers = [value for value in values if value is not None]
     if cell and cell["status"] == "diverged":
         return f"{len(values) - len(numbers)} of {len(values)} diverged"
-    if values and not numbers:
-        return "" if cell and cell["metric"] in ATTACKED else "never"
+    if cell and cell["metric"].startswith("break-even") and min(numbers, default=0) > 100:
+        return "> 100"
     [interval] = cell.get("intervals", [None]) if cell and len(values) == 1 else [None]
     if interval:
         return f"{values[0]:.1f} ({interval[0]:.1f} to {interval[1]:.1f})"

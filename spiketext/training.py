@@ -112,12 +112,8 @@ def label_settings(text_set: TextSet) -> dict[str, Any]:
 
 
 def keep_reading(model: PreTrainedModel, options: TrainingOptions) -> None:
-    """Let a model that learned from the heads and tails of texts be given texts in that way ever after."""
-    kept = {"truncation": options.truncation, "text_length": options.max_length}
-    for name, value in kept.items():
-        vars(model.config).pop(name, None)
-        if options.truncation != "head":
-            setattr(model.config, name, value)
+    """Let a model be given texts ever after as it learned from them: cut at the same length, in the same way."""
+    model.config.truncation, model.config.text_length = options.truncation, options.max_length
 
 
 def class_weights(options: TaskOptions, text_set: TextSet) -> Tensor | None:

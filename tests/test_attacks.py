@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import missing
 
-from spiketext import attacks, reproduce, results
+from spiketext import attacks, ledger, reproduce, results
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.data import load
@@ -536,7 +536,7 @@ def test_a_table_of_attacks_shows_intervals_and_no_number_where_there_is_none():
         cells = [cell | {"metric": metric, "unit": unit, "values": [], "seeds": [], "wall_s": []}
                  for metric, unit in results.ATTACKED.items()]  # fmt: skip
         for cell in cells:
-            reproduce._fill(cell, 0, outcome, 9.0)
+            ledger.fill({"machines": []}, cell, 0, outcome, 9.0)
         shown = results.table({"name": "t", "scale": "s", "cells": cells}).splitlines()[-1].split(" | ")[1:]
         whole = "100.0 (34.2 to 100.0)"
         assert shown == [whole, "0.0 (0.0 to 65.8)", whole, "20.00", "10.00", holds, "4", "0 |"]

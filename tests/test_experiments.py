@@ -12,7 +12,9 @@ from spiketext import experiments, reproduce, results
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
+SCALES = {name: (None, *experiments.read(FOLDER, name).get("scales", {})) for name in NAMES}
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
+READS = {"teacher": "model", "train": "tokenizer", "attack": "masked_lm"}  # which option an `encoder` stands for
 CELL = {"row", "column", "metric", "unit", "values", "seeds", "split", "data_hash", "config", "wall_s", "test_reads",
         "status", "paper"}  # fmt: skip
 
@@ -26,9 +28,9 @@ def test_the_file_holds_known_keys_only(name):
     assert experiments.read(FOLDER, name)["name"] == name
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_rows_that_rows_start_from_exist(name):
-    spec = experiments.read(FOLDER, name)
+@pytest.mark.parametrize(("name", "scale"), [(name, at) for name in NAMES for at in SCALES[name]])
+def test_the_rows_that_rows_start_from_exist(name, scale):
+    spec = experiments.read(FOLDER, name, scale)
     names = {row["row"] for row in spec["rows"]}
     assert len(names) == len(spec["rows"]) and experiments.against(spec) in {None, *names}
     for row in spec["rows"]:
@@ -44,20 +46,36 @@ def test_the_rows_that_rows_start_from_exist(name):
                 assert experiments.teacher_of(FOLDER, spec, row, data)[1]["kind"] == "teacher"
             for key, stages in (("student", {"pretrain", "mlm"}), ("encoder", {"mlm"})):
                 name = experiments.of_set(row.get(key), data)
-                assert name is None or stages & set(experiments.unlabelled_of(FOLDER, name, None))
-    assert "encoder" not in spec or "mlm" in experiments.read(FOLDER, spec["encoder"])
+                if name is not None and (key == "student" or READS[row["kind"]] not in row.get("options", {})):
+                    assert stages & set(experiments.unlabelled_of(FOLDER, name, scale))
+    if "encoder" in spec and "teacher" not in spec["pretrain"]:
+        assert "mlm" in experiments.read(FOLDER, spec["encoder"], scale)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "12x768" in SCALES[name]])
+def test_what_is_trained_at_a_scale_has_its_size(name):
+    """A student is as large as its teacher if it asks for no size of its own; a network without one has to ask."""
+    for row in experiments.read(FOLDER, name, "12x768")["rows"]:
+        asked = row.get("options", {})
+        if row["kind"] in ("train", "distill"):
+            assert (asked.get("layers", 12), asked.get("width", 768)) == (12, 768)
+        if row["kind"] == "train":
+            assert {"layers", "width", "tokenizer"} <= set(asked)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_result_file_says_what_it_must(path):
     result = json.loads(path.read_text(encoding="utf-8"))
-    assert {"name", "scale", "command", "versions", "machine"} <= set(result)
+    assert {"name", "scale", "command"} <= set(result)
     if "network" in result:
-        assert {"tokens", "epochs", "wall_s"} <= set(result["network"])
+        assert {"versions", "machine"} <= set(result) and {"tokens", "epochs", "wall_s"} <= set(result["network"])
         return
+    assert all(set(each) == {"versions", "machine"} for each in result["machines"])
     for cell in result["cells"]:
         assert set(cell) >= CELL
         assert len(cell["values"]) == len(cell["seeds"]) == len(cell["wall_s"])
+        assert all(0 <= each < len(result["machines"]) for each in cell.get("machines", []))
+        assert len(cell.get("machines", [])) == len(cell["seeds"])
         assert (cell["status"] == "empty") == (not cell["values"])
         assert ("cost_s" in cell) == (cell["status"] == "empty")
         assert (FOLDER.parent / cell["config"]).exists()
@@ -112,7 +130,11 @@ def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, m
     )
     Path("experiments/tiny.toml").write_text(f'title = "t"\nscale = "2x32"\ndata = "{own}"\nseeds = [0]\n{rows}\n')
     folder = Path("experiments")
-    assert [row["state"] for row in experiments.listing(folder)] == ["not run"]
+    assert {(row["name"], row["scale"], row["state"]) for row in experiments.listing(folder)} == {
+        ("first", None, "not run"),
+        ("first", "narrow", "not run"),
+        ("tiny", None, "not run"),
+    }
     done = reproduce.reproduce(folder, "tiny")
     saved = json.loads(Path("experiments/results/tiny.json").read_text(encoding="utf-8"))
     assert saved == done["json"]
@@ -158,7 +180,31 @@ def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, m
     assert Path("runs/tiny/teacher-0").exists() and not Path("runs/tiny/teacher-0/test_reads.jsonl").exists()
     more = reproduce.reproduce(folder, "tiny", seeds=2)["json"]["cells"]
     assert all(cell["seeds"] == [0, 1] for cell in more)
-    assert [row["state"] for row in experiments.listing(folder)] == ["3/3 cells"]
+    assert [row["state"] for row in experiments.listing(folder)] == ["not run", "not run", "3/3 cells"]
+
+
+def test_a_row_that_asks_for_something_else_is_run_again(own, tiny_teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("experiments").mkdir()
+    file, folder = Path("experiments/e.toml"), Path("experiments")
+    row = (
+        f'title = "t"\nscale = "s"\ndata = "{own}"\nseeds = [0]\n[[rows]]\nrow = "direct"\nkind = "train"\n'
+        'run = "direct-WIDTH"\n[rows.options]\nwidth = WIDTH\nlayers = 1\nheads = 2\nepochs = 0.1\nquiet = true\n'
+        f'tokenizer = "{tiny_teacher}"\n'
+    )
+    file.write_text(row.replace("WIDTH", "8"))
+    first = reproduce.reproduce(folder, "e")["json"]
+    assert first["cells"][0]["asked"]["options"]["width"] == 8 and first["cells"][0]["machines"] == [0]
+    assert set(first["machines"][0]) == {"machine", "versions"}
+    file.write_text(row.replace("WIDTH", "8").replace('"train"', '"train"\npaper = 90.0\ncost_s = 7'))
+    assert [cell["state"] for cell in experiments.listing(folder)[0]["cells"]] == ["done"]  # no number hangs on it
+    assert reproduce.reproduce(folder, "e")["json"]["cells"] == first["cells"]
+    file.write_text(row.replace("WIDTH", "16"))
+    assert [cell["state"] for cell in experiments.listing(folder)[0]["cells"]] == ["empty"]
+    again = reproduce.reproduce(folder, "e")["json"]["cells"]
+    assert (
+        again[0]["asked"]["options"]["width"] == 16 and again[0]["values"] != [] and Path("runs/e/direct-16-0").exists()
+    )
 
 
 def test_models_trained_side_by_side_are_those_trained_one_after_the_other(own, tiny_teacher, tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ FLOORS = [
     {"data", "precision", "experiments", "portable"},
     {"corpora", "checkpoints"},
     {"evaluation", "about", "wordmodels", "passages", "substitutes", "skipgram"},
-    {"fitting", "counting", "recipes", "sharing"},
+    {"fitting", "counting", "recipes", "sharing", "ledger"},
     {"training"},
     {"distillation", "maskedlm", "conversion", "energy", "audit", "insight", "attacks"},
     {"bench", "demo", "reproduce", "report"},

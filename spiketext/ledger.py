@@ -1,0 +1,106 @@
+"""Floor 6: the ledger of an experiment: which cells its result file has, and what is written into them.
+
+A result holds `machines`, each with the versions of its software; a cell says for every seed which of them filled it,
+and what its row asked for. A cell whose row asks for something else today is emptied, as is one of another data set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spiketext import published, results
+from spiketext.about import machine, versions
+from spiketext.data import TextSet
+from spiketext.datasets import BUILT_IN
+from spiketext.experiments import against, asked_of, is_spiking, of_set, outdated, sets_of
+
+_METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
+
+
+def network(spec: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """The result of an experiment that makes a network of unlabelled text."""
+    return _head(spec) | {"versions": versions(), "machine": machine(), "network": made}
+
+
+def plan(
+    folder: Path, spec: dict, before: dict | None, text_sets: dict[str, TextSet], seeds: int | None
+) -> dict[str, Any]:
+    """The result with the cells that are there and hold, and empty ones for the others.
+
+    Raises ValueError for a result file of another scale.
+    """
+    if before and before["scale"] != spec["scale"]:
+        raise ValueError(f"{spec['path']}: its result file holds rows of scale {before['scale']!r}, asked is "
+                         f"{spec['scale']!r}; move it away, rows of two scales are never mixed")  # fmt: skip
+    before = before or {"cells": []}
+    result = _head(spec) | {"machines": list(before.get("machines", [])), "against": against(spec), "cells": [],
+                            "pictures": before.get("pictures", [])}  # fmt: skip
+    result["command"] += f" --seeds {seeds}" if seeds and seeds > len(spec["seeds"]) else ""
+    if spec.get("formulas"):
+        result["formulas"] = {"What the paper's own table 2 becomes, by formula": published.table2()}
+    done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in before["cells"]}
+    for data in sets_of(spec):
+        text_hash = text_sets[data].hash if data in text_sets else None
+        main = text_sets[data].metric if data in text_sets else BUILT_IN[data].metric
+        for row in spec["rows"]:
+            for metric in _metrics(folder, spec, row, main):
+                cell = done.get((row["row"], data, metric))
+                keep = cell is not None and cell["values"] and text_hash in (None, cell["data_hash"])
+                keep = keep and not outdated(cell, spec, row, data)
+                result["cells"].append(cell if keep else _empty(spec, data, row, metric, main, text_hash))
+    return result
+
+
+def _head(spec: dict) -> dict[str, Any]:
+    """What every result file begins with."""
+    command = f"spiketext reproduce {spec['name']}" + (f" --scale {spec['at']}" if spec["at"] else "")
+    return {"name": spec["name"], "scale": spec["scale"], "command": command}
+
+
+def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
+    """The metrics of the set, the main one first, then what a row of its kind has beside them."""
+    scores = _METRICS[main]
+    if row["kind"] == "attack":
+        return list(results.ATTACKED)
+    if row["kind"] == "energy":
+        return [scores[0], *results.ACCOUNTS]
+    counted = "epoch" not in row.get("options", {}) and is_spiking(folder, spec, row)  # training counts no spikes
+    rate = ["firing_rate"] if counted else []
+    return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
+
+
+def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: str | None) -> dict[str, Any]:
+    paper = of_set(row.get("paper"), data) if metric == main else None
+    cell = {"row": row["row"], "column": data, "metric": metric, "unit": results.UNITS.get(metric, "%"), "values": [],
+            "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
+            "asked": asked_of(spec, row, data), "wall_s": [], "test_reads": 0, "status": "empty",
+            "cost_s": of_set(row.get("cost_s"), data), "paper": paper}  # fmt: skip
+    return cell | ({"at": row["at"], "curve": row["curve"]} if "at" in row else {})
+
+
+def fill(result: dict[str, Any], cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: float) -> None:
+    """Put the value of a seed into a cell of a result; an outcome without anything is a training that diverged."""
+    value = outcome.get(cell["metric"])
+    if outcome.get("correct") is not None and cell["metric"] in results.ANSWERED:
+        missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
+        cell["correct"] += [None] * missing + [results.packed(outcome["correct"])]
+        cell["texts"] = len(outcome["correct"])
+    elif "texts" in outcome and cell["metric"] == "accuracy":
+        cell["texts"] = outcome["texts"]
+    interval = outcome.get("intervals", {}).get(cell["metric"])
+    if interval is not None or "intervals" in cell:
+        cell["intervals"] = [*cell.get("intervals", [None] * len(cell["seeds"])), interval]
+    here = {"machine": machine(), "versions": versions()}
+    if here not in result["machines"]:
+        result["machines"].append(here)
+    cell["machines"] = [*cell.get("machines", [None] * len(cell["seeds"])), result["machines"].index(here)]
+    cell["seeds"].append(seed)
+    cell["values"].append(None if value is None else round(value, 6 if cell["unit"] == "mJ" else 3))
+    if outcome.get("gpu") or "gpus" in cell:
+        cell["gpus"] = [*cell.get("gpus", [None] * len(cell["wall_s"])), outcome.get("gpu")]
+    cell["wall_s"].append(round(outcome.get("wall_s", seconds), 1))
+    cell["test_reads"] = max(cell["test_reads"], outcome.get("test_reads", cell["split"] == "test"))
+    diverged = not outcome or cell["status"] == "diverged"
+    cell["status"] = "diverged" if diverged else "done"
+    cell.pop("cost_s", None)
