@@ -11,7 +11,7 @@ import pytest
 
 from spiketext.cli import build_parser
 from spiketext.results import load as load_result
-from spiketext.results import mean_of
+from spiketext.results import mean_of, paired
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,10 +52,27 @@ def test_result_rows_of_readme_are_those_of_the_result_file():
         assert said == [*map(_score, found), _span([round(rate) for rate in rates])], row
 
 
+def test_chinese_rows_of_readme_are_those_of_the_result_files():
+    for name, *said in ([part.strip() for part in line] for line in _tables()[1][1:]):
+        cells = load_result(ROOT / "experiments", name.lower(), "laptop")["cells"]
+        teacher, student, tfidf = (
+            next(cell for cell in cells if cell["row"].startswith(row)) for row in ("teacher", "SpikeBERT (", "TF-IDF")
+        )
+        gap = paired(student, teacher)
+        [rate] = [cell for cell in cells if (cell["row"], cell["metric"]) == (student["row"], "firing_rate")]
+        assert said == [
+            _score(teacher),
+            _score(student),
+            f"{gap['difference']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})",
+            _score(tfidf),
+            _score(rate),
+        ], name
+
+
 def test_glue_rows_of_readme_are_those_of_the_result_files():
     rows = {"teacher": "teacher", "SpikeBERT": "SpikeBERT (", "without stage 1": "SpikeBERT without",
             "trained directly": "spiking, trained directly", "TF-IDF": "TF-IDF"}  # fmt: skip
-    head, *lines = _tables()[1]
+    head, *lines = _tables()[2]
     for name, *said in ([part.strip() for part in line] for line in lines):
         cells = load_result(ROOT / "experiments", f"glue-{name.lower().replace('-', '')}", None)["cells"]
         main = [cell for cell in cells if cell["metric"] == cells[0]["metric"] and cell["values"]]
