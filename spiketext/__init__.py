@@ -6,6 +6,8 @@ Public names are imported when they are first used, so that `import spiketext` i
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -24,11 +26,9 @@ _HOMES = {
     ),
     "spiketext.models": ("SpikeBertConfig", "SpikeBertForSequenceClassification", "SpikeBertModel"),
     "spiketext.evaluation": ("evaluate", "predict"),
-    "spiketext.energy": ("energy", "reference"),
-    "spiketext.audit": ("audit",),
+    "spiketext.energy": ("reference",),
     "spiketext.insight": ("look_inside",),
     "spiketext.portraits": ("attention_map", "firing_rates", "learning_curves", "raster"),
-    "spiketext.report": ("report",),
     "spiketext.sharing": ("export", "push", "model_card"),
     "spiketext.figures": ("accuracy_against_energy", "energy_by_layer"),
 }
@@ -41,11 +41,31 @@ _STAGES = {
     "convert": ("spiketext.conversion", "ConvertOptions"),
     "attack": ("spiketext.attacks", "AttackOptions"),
 }
+_ROOMS = ("energy", "audit", "report", "bench", "reproduce")  # each has a function of its own name
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME_OF, *_STAGES])
+__all__ = sorted([*_HOME_OF, *_STAGES, *_ROOMS])
+
+
+class _Room(ModuleType):
+    """A module that is called as its function of the same name: importing it makes `spiketext.energy` the module."""
+
+    def __call__(self, *args: Any, **asked: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **asked)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _ROOMS and isinstance(value, ModuleType):
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"spiketext.{name}")
     if name in _HOME_OF:
         return getattr(importlib.import_module(_HOME_OF[name]), name)
     if name in _STAGES:

@@ -108,6 +108,8 @@ class Teacher:
         """Features [B, L, D] by layer, zeros or anything at padding, and logits [B, K] where the network has some.
 
         inputs are ids, mask and what else the network reads, [B, L]; again [B] is 1 for a text that will come again.
+        Texts that come again are asked in a call of their own: so the others are always padded to the same length,
+        whether their neighbours are known already, as in a resumed run, or not.
         """
         if self.answers is None:
             return self._ask(inputs)
@@ -117,15 +119,13 @@ class Teacher:
                 for row, (length, often) in enumerate(zip(lengths, again.tolist(), strict=True))]  # fmt: skip
         known = [None if key is None else self.answers.get(key) for key in keys]
         missing = [row for row, answer in enumerate(known) if answer is None]
-        if not missing:
-            features, logits = self._like(inputs)
-        elif len(missing) == len(keys):
-            features, logits = self._ask(inputs)
-        else:
-            longest = max(lengths[row] for row in missing)
-            rows = torch.tensor(missing, device=mask.device)
+        features, logits = self._like(inputs)
+        for group in ([row for row in missing if keys[row]], [row for row in missing if not keys[row]]):
+            if not group:
+                continue
+            longest = max(lengths[row] for row in group)
+            rows = torch.tensor(group, device=mask.device)
             asked, told = self._ask({name: values[rows, :longest] for name, values in inputs.items()})
-            features, logits = self._like(inputs)
             for layer, values in asked.items():
                 features[layer][rows, :longest] = values.to(features[layer])
             if logits is not None and told is not None:

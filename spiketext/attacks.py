@@ -11,6 +11,7 @@ In each of them the final text is asked again under `draws` noises that the atta
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import os
@@ -25,18 +26,19 @@ import torch
 from scipy.special import softmax
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from spiketext import checkpoints
 from spiketext.data import Split
 from spiketext.evaluation import labels_for, logits_of, note_test_reading, read_split
 from spiketext.options import AttackOptions, DataOptions
 from spiketext.recipes import Attack, Recipe, budget, recipe_of
-from spiketext.runs import Run, write_whole
+from spiketext.runs import Run, read_json, write_whole
 from spiketext.substitutes import Bugs, MaskedLM, Neighbours, Sentence, Similarity, Source, WordNet
 from spiketext.words import language_of
 
 NOISES = ("fixed", "fresh", "expectation")
-ATTACKS, SECONDS, PAGE = "attacks.jsonl", "seconds.json", "attacks.html"
+ATTACKS, SECONDS, VICTIM, PAGE = "attacks.jsonl", "seconds.json", "victim.json", "attacks.html"
 # Cosines of MiniLM that stand for the levels of the recipes: `python benchmarks/similarity.py`, STS-B dev, 1,500 pairs.
 MINILM_COSINE = {0.0: -1.0, 0.2: 0.336, 0.5: 0.621, 0.7: 0.784, 0.8: 0.845, 0.84: 0.870, 0.9: 0.911, 1.0: 1.0}
 _UNSEEN = 1 << 20  # numbers of the noises that no query of an attack has
@@ -171,12 +173,11 @@ def attack(options: AttackOptions) -> dict[str, Any]:
     """The command: attack a sample of a split, save every text in options.out, return the measures.
 
     A killed run goes on behind the last text that was saved. Raises ValueError for options or data that do not fit,
-    FileNotFoundError for a missing resource; then the folder is not touched.
+    FileNotFoundError for a missing resource; then the folder is not touched. ValueError also for a folder whose texts
+    were attacked with other weights or data.
     """
     if options.noise not in NOISES:
         raise ValueError(f"noise: expected one of {', '.join(NOISES)}; got {options.noise!r}")
-    if options.draws < 1 or options.limit < 1:
-        raise ValueError(f"draws and limit: expected at least 1, got {options.draws} and {options.limit}")
     changes = {name: getattr(options, name) for name in ("max_changed", "candidates", "similarity")}
     name = options.recipe.partition("[")[0]
     recipe = recipe_of(name, options.setting, **changes)
@@ -191,6 +192,8 @@ def attack(options: AttackOptions) -> dict[str, Any]:
     tokenizer = checkpoints.load_tokenizer(options.model)
     attacker = Attacker(recipe, options)
     run = Run("attack", options)
+    victim_is = {"weights": weights_hash(model), "data_hash": text_set.hash}
+    require_same(run.out, victim_is)
     if run.result is not None:
         return run.result
     about = {"model": options.model, "data": text_set.name, "split": options.split, "data_hash": text_set.hash,
@@ -198,6 +201,8 @@ def attack(options: AttackOptions) -> dict[str, Any]:
     rows = sample(len(part), options.limit, options.seed)
     if options.split == "test" and not (run.out / ATTACKS).exists():
         note_test_reading(Path(options.model), about)
+    if not (run.out / ATTACKS).exists():
+        write_whole(run.out / VICTIM, json.dumps(victim_is, indent=2))
     victim = Victim(model, tokenizer, options.noise, options.draws, options.batch_size)
     records, seconds = _attack_all(run.out, rows, part, labels, attacker, victim, options.quiet)
     result = about | {"row": attacker.row_name, "recipe": name, "setting": options.setting,
@@ -208,6 +213,26 @@ def attack(options: AttackOptions) -> dict[str, Any]:
     write_whole(run.out / PAGE, page(result, records))
     write_whole(run.out / "result.json", json.dumps(result, indent=2))
     return result
+
+
+def weights_hash(model: PreTrainedModel) -> str:
+    """Of all weights of a network, by their names."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def require_same(folder: Path, asked: dict[str, str]) -> None:
+    """Raises ValueError when an attack's folder says that it was made with another of these; older ones say nothing."""
+    made = read_json(folder / VICTIM) or {}
+    for name, value in asked.items():
+        if made.get(name, value) != value:
+            raise ValueError(
+                f"{folder}: holds an attack with {name} {made[name][:12]}, got {value[:12]}: the model or the data is "
+                "another one; take another folder"
+            )
 
 
 def require_attackable(part: Split, task: str) -> None:
@@ -248,7 +273,7 @@ def saved(folder: Path) -> list[dict[str, Any]]:
     path = folder / ATTACKS
     if not path.exists():
         raise FileNotFoundError(f"{folder}: no {ATTACKS} there; name the --out of spiketext attack")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _mended(path: Path) -> Iterator[dict[str, Any]]:
@@ -257,7 +282,7 @@ def _mended(path: Path) -> Iterator[dict[str, Any]]:
         return
     whole = path.read_bytes().rpartition(b"\n")[0]
     os.truncate(path, len(whole) + bool(whole))
-    for line in whole.decode("utf-8").splitlines():
+    for line in whole.decode("utf-8").split("\n") if whole else ():
         yield json.loads(line)
 
 

@@ -25,10 +25,11 @@ def _shown(logs: dict[str, Any]) -> set[str]:
 
 
 class EarlyStop(EarlyStoppingCallback):
-    """Early stopping that a resumed run remembers: stopped before it was killed, it stops again at once."""
+    """Early stopping that a resumed run remembers: stopped before it was killed, it takes no step more."""
 
-    def on_step_end(self, args, state, control, **kwargs):
-        """The best checkpoint is loaded at the end, so the step that was taken changes nothing."""
+    def on_train_begin(self, args, state, control, **kwargs):
+        """The counter is the checkpoint's."""
+        super().on_train_begin(args, state, control, **kwargs)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 

@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("list", "check"))
     _add_fields(data, DataOptions)
     data.add_argument("--corpus", help="unlabelled text: prove that no test text of the set is in it")
+    data.add_argument("--corpus-encoding", default="utf-8", help="encoding of the corpus (utf-8)")
     info = command("info", commands.info, "versions, machine, back ends; with --model, what a folder holds")
     info.add_argument("--model", help="folder of a model")
     for name, (module, options, text, example) in STAGES.items():

@@ -44,7 +44,8 @@ def poisson(
     width = rates.shape[-1]
     quarters = torch.arange(1, -(-width // 4) + 1, device=rates.device) * _STEP
     draws = _mix(keys[..., None] + quarters).view(torch.int16)[..., :width]  # four of 16 bits in each of 64
-    return (draws < (rates.detach() * 2**16 - 2**15)).to(rates.dtype)
+    exact = rates.detach().to(torch.promote_types(rates.dtype, torch.float32))  # bf16 knows no 32767
+    return (draws < (exact * 2**16 - 2**15)).to(rates.dtype)
 
 
 def deterministic(rates: Tensor, steps: int) -> Tensor:

@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,13 @@ def options_from(options: type, args: argparse.Namespace) -> Any:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """A TOML file. Raises ValueError with file and place for a syntax error."""
+    """A TOML file. Raises ValueError with file and place for a syntax error, or bytes that are no text."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not TOML ({error})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8; expected a TOML file") from None
 
 
 def _show(result: Any, args: argparse.Namespace, table: Callable[[], str]) -> None:
@@ -87,7 +89,7 @@ def evaluate(args: argparse.Namespace) -> None:
 def energy(args: argparse.Namespace) -> None:
     """Operations and millijoules of a model, or of reference shapes."""
     from spiketext.energy import SHAPES, energy, reference
-    from spiketext.figures import columns, energy_by_layer, energy_text
+    from spiketext.figures import columns, energy_by_layer, energy_text, require_drawable
 
     if args.reference:
         if args.model or args.data:
@@ -98,6 +100,9 @@ def energy(args: argparse.Namespace) -> None:
         return
     if not args.model:
         raise ValueError("give --model DIR with --data D, or --reference NAME with --length L")
+    _require_home(args)
+    if args.plot:
+        require_drawable(args.plot)
     result = energy(args.model, args.data or "", args.split, limit=args.limit, length=args.length,
                     time_steps=args.time_steps, batch_size=args.batch_size, meter=args.measure,
                     progress=not args.json, **_reading(args))  # fmt: skip
@@ -112,13 +117,19 @@ def audit(args: argparse.Namespace) -> None:
     from spiketext.audit import audit, require_spiking
     from spiketext.figures import audit_text
 
+    _require_home(args)
     result = audit(args.model, args.data or "", args.split, limit=args.limit, batch_size=args.batch_size,
                    progress=not args.json, **_reading(args))  # fmt: skip
-
     _keep(result, args, "audit.json")
     _show(result, args, lambda: audit_text(result))
     if args.strict:
         require_spiking(result)
+
+
+def _require_home(args: argparse.Namespace) -> None:
+    """With --save the model must be a folder: one made here would hide a model of that name on the Hub."""
+    if args.save and not Path(args.model).is_dir():
+        raise ValueError(f"--save: {args.model} is no folder, expected one that holds the model; leave --save out")
 
 
 def _keep(result: dict[str, Any], args: argparse.Namespace, name: str) -> None:
@@ -173,23 +184,28 @@ def predict(args: argparse.Namespace) -> None:
     if not texts:
         raise ValueError("no texts: give them as arguments, with --file FILE, or with --file - for standard input")
     split = [text.split("\t", 1) for text in texts]
-    pairs = [parts[1] for parts in split] if all(len(parts) == 2 for parts in split) else None
+    single = [number for number, parts in enumerate(split, 1) if len(parts) == 1]
+    if 0 < len(single) < len(texts):
+        raise ValueError(f"text {single[0]} of {len(texts)} has no tab and others have one: expected pairs or single "
+                         "texts; put a tab between the two texts of every pair, or take all tabs out")  # fmt: skip
+    pairs = None if single else [parts[1] for parts in split]
     answers = predict(args.model, [p[0] for p in split] if pairs else texts, pairs, top_k=args.top_k,
                       precision=args.precision)  # fmt: skip
 
     def line(answer: dict[str, Any]) -> str:
+        read = "\t".join(answer[name] for name in ("text", "pair") if name in answer)
         if "value" in answer:
-            return f"{answer['value']:.4f}\t{answer['text']}"
+            return f"{answer['value']:.4f}\t{read}"
         ranked = zip(answer["labels"], answer["probabilities"], strict=True)
-        return "  ".join(f"{label} {probability:.3f}" for label, probability in ranked) + f"\t{answer['text']}"
+        return "  ".join(f"{label} {probability:.3f}" for label, probability in ranked) + f"\t{read}"
 
     _show(answers, args, lambda: "\n".join(map(line, answers)))
 
 
 def _lines(path: str) -> list[str]:
     try:
-        text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        return [line.removesuffix("\r") for line in text.decode("utf-8").removesuffix("\n").split("\n")]
+        text = (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode("utf-8")
+        return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     except UnicodeDecodeError as error:
         raise ValueError(f"--file {path}: byte {error.start} is not UTF-8; convert the file first") from None
 
@@ -207,10 +223,10 @@ def data(args: argparse.Namespace) -> None:
     reading = {field.name: getattr(args, field.name) for field in fields(DataOptions)}
     text_set = load(reading.pop("data"), **{name: value for name, value in reading.items() if value is not None})
     found = check(text_set)
-    if args.corpus:
+    if args.corpus is not None:
         from spiketext.corpora import overlap
 
-        found["corpus"] = overlap(args.corpus, text_set)
+        found["corpus"] = overlap(args.corpus, text_set, args.corpus_encoding)
     _show(found, args, lambda: json.dumps(found, indent=2, ensure_ascii=False))
     if args.corpus and found["corpus"]["test_texts_found"]:
         raise ValueError(f"{args.corpus}: holds {found['corpus']['test_texts_found']} test texts of {text_set.name}, "
@@ -258,10 +274,20 @@ def reproduce(args: argparse.Namespace) -> None:
         return
     from spiketext.reproduce import reproduce
 
-    for name in args.names:
-        result = reproduce(folder, name, args.data_dir, args.seeds, lambda text: print(text, file=sys.stderr),
-                           args.scale, args.data.split(",") if args.data else (), args.rows, args.jobs)  # fmt: skip
-        print(json.dumps(result["json"]) if args.json else result["table"])
+    results = (reproduce(folder, name, args.data_dir, args.seeds, lambda text: print(text, file=sys.stderr),
+                         args.scale, args.data.split(",") if args.data else (), args.rows, args.jobs)
+               for name in args.names)  # fmt: skip
+    _show_each(results, args, len(args.names))
+
+
+def _show_each(results: Iterable[dict[str, Any]], args: argparse.Namespace, count: int, between: str = "") -> None:
+    """Tables one by one, as they come; or one JSON document: an object for one name, a list for several."""
+    if args.json:
+        found = [result["json"] for result in results]
+        print(json.dumps(found[0] if count == 1 else found))
+    else:
+        for result in results:
+            print(result["table"] + between)
 
 
 def _listing_text(rows: list[dict[str, Any]], cells: bool) -> str:
@@ -286,7 +312,7 @@ def bench(args: argparse.Namespace) -> None:
         _show(known, args, lambda: "\n".join(f"{r['name']:<18} {r['state']:<9} {r['title']}" for r in known))
         return
     options = options_from(BenchOptions, args)
-    for name in args.names or [row["name"] for row in known]:
-        result = bench(folder, name, options, Path(args.out) if args.out else None,
-                       say=lambda text: print(text, file=sys.stderr))  # fmt: skip
-        print(json.dumps(result["json"]) if args.json else result["table"] + "\n")
+    names = args.names or [row["name"] for row in known]
+    results = (bench(folder, name, options, Path(args.out) if args.out else None,
+                     say=lambda text: print(text, file=sys.stderr)) for name in names)  # fmt: skip
+    _show_each(results, args, len(names), between="\n")

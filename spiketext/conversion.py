@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from transformers import PreTrainedModel
 
 from spiketext import checkpoints
 from spiketext.coding import CODINGS
+from spiketext.data import TextSet
+from spiketext.evaluation import longest
 from spiketext.figures import log_curves
 from spiketext.models import (
     SpikingTextCnnConfig,
@@ -37,7 +40,8 @@ LAYERS = ("convolutions", "pooling", "classifier")
 LIMIT_TEXTS = 8  # at T = 1000 the spikes of a text take some 30 MB
 _BINS = 10_000  # of the histogram that a percentile is read from: exact to the largest activation / 10,000
 _KEPT = ("vocab_size", "hidden_size", "filter_widths", "num_filters", "neurons_per_class", "dropout", "pad_token_id",
-         "max_position_embeddings", "id2label", "label2id", "problem_type", "vectors")  # fmt: skip
+         "max_position_embeddings", "id2label", "label2id", "problem_type", "vectors",
+         "truncation", "text_length")  # fmt: skip
 Batch = dict[str, Tensor]
 
 
@@ -61,23 +65,39 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
             asks = f"normalize {options.normalize}" if normalised else "limit-law"
             raise ValueError(f"{asks}: reads texts; name them with --data")
         text_set = read(options)
+    if (known := _known(options, text_set)) is not None:
+        return known
+    reading: dict[str, Any] = {
+        "max_length": longest(model, tokenizer),
+        "truncation": getattr(model.config, "truncation", "head"),
+    }
     if text_set is not None and normalised:
-        rows = rows_of(text_set, "train", tokenizer, model.config.max_position_embeddings)
+        rows = rows_of(text_set, "train", tokenizer, **reading)
         batches = [batch for _, batch in rows.batches(64)]
     scales = scales_of(model, options.normalize, batches, options.percentile)
     settings = {name: getattr(options, name) for name in ("time_steps", "coding", "beta", "threshold", "seed")}
     spiking = spiking_from(model, scales, **settings)
     run = Run("convert", options)
-    if run.result is not None:
-        return run.result
+    if text_set is not None:
+        run.reads(text_set.name, text_set.hash)
     result: dict[str, Any] = {"scales": scales, "validation": {}, "history": []}
     if text_set is not None and options.limit_law:
-        rows = rows_of(text_set, "validation", tokenizer, model.config.max_position_embeddings)
+        rows = rows_of(text_set, "validation", tokenizer, **reading)
         count = min(len(rows), LIMIT_TEXTS)
         batch = rows.collate([rows[0, int(i)] for i in torch.linspace(0, len(rows) - 1, count).round()])
         result["limit_law"] = _limits(model, spiking, options, batch)
     result["wall_s"] = round(time.monotonic() - started, 1)
     return finish(run, spiking, tokenizer, "convert", text_set, result)
+
+
+def _known(options: ConvertOptions, text_set: TextSet | None) -> dict[str, Any] | None:
+    """What came out where the run is complete; else None, and the folder is not touched."""
+    if not (Path(options.out) / "result.json").exists():
+        return None
+    run = Run("convert", options)
+    if text_set is not None:
+        run.reads(text_set.name, text_set.hash)
+    return run.result
 
 
 def _limits(

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spiketext.batching import TextRows
-from spiketext.evaluation import Diverged, longest, model_inputs, rows_for
+from spiketext.evaluation import Diverged, at_least_one, longest, model_inputs, rows_for
 from spiketext.models.spikebert import SpikingSelfAttention
 from spiketext.neurons import LIF, NormLIF
 from spiketext.values import Values, read
@@ -91,10 +91,12 @@ def count(
     """Read texts and count. length None: every text at its own length, in batches of equal lengths, so that neither
     padding nor neighbours enter. A length: every text padded or cut to so many tokens, and all of them counted.
 
-    Raises ValueError for no texts or a length beyond the model's positions, Diverged when the model answers NaN.
+    Raises ValueError for no texts, a batch below 1 or a length beyond the model's positions, Diverged when the model
+    answers NaN.
     """
     if not len(texts):
         raise ValueError("no texts to count: expected at least one")
+    at_least_one(batch_size=batch_size)
     most = longest(model, tokenizer)
     if length is not None and not 1 <= length <= most:
         raise ValueError(f"length: expected 1 to {most} tokens, what the model can read; got {length}")
@@ -113,6 +115,21 @@ def count(
             counter.tokens += int(batch["input_ids"].numel())
             bar.update(len(batch["input_ids"]))
     return counter
+
+
+@torch.inference_mode()
+def read_through(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    length: int | None,
+    batch_size: int,
+) -> None:
+    """The work that `count` counts, batch by batch, without counting: for a meter."""
+    for batch in _batches(rows_for(model, tokenizer, texts, pairs, length), length, batch_size):
+        inputs = {name: tensor.to(model.device) for name, tensor in model_inputs(tokenizer, batch).items()}
+        model(**inputs).logits.cpu()
 
 
 def spread(rows: list, limit: int | None) -> list:

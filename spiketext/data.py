@@ -18,9 +18,22 @@ from spiketext import hubsets
 from spiketext.datasets import BUILT_IN
 from spiketext.downloads import PLACES, locate, whereabouts
 from spiketext.splits import SPLITS, Parts, Rows, cut, hold_out, overlap_notes
-from spiketext.tables import Row, complete_rows, contradictory, listing, number_of, read_table, shown, text_key
+from spiketext.tables import (
+    Row,
+    class_names,
+    complete_rows,
+    consistent_rows,
+    contradictory,
+    listing,
+    number_of,
+    read_table,
+    require_known_labels,
+    shown,
+    text_key,
+)
 
 FILE_TYPES = hubsets.KINDS
+NO_LABELS = {"", "-1", "-1.0"}  # what stands in place of labels that the authors of a set keep to themselves
 
 
 @dataclass(frozen=True)
@@ -128,8 +141,9 @@ def _load_hub_set(name: str, reading: dict, task: str, skip_bad_rows: bool) -> T
     files = {split: paths[0] for split, paths in found.items()}
     parts: Parts = {}
     for split, paths in found.items():
-        if split == "train" or any(row.label for path in paths for row in read_table(path, **reading)):
-            parts[split] = [row for p in paths for row in _read_user_file(p, reading, task, skip_bad_rows, notes)]
+        tables = [(path, read_table(path, **reading)) for path in paths]
+        if split == "train" or {row.label for _, rows in tables for row in rows} - NO_LABELS:
+            parts[split] = [row for table in tables for row in _good_rows(*table, task, skip_bad_rows, notes)]
         else:
             notes.append(f"its {split} rows have no labels and are left out")
     held = [split for split in SPLITS[1:] if split in parts]
@@ -144,7 +158,7 @@ def _load_hub_set(name: str, reading: dict, task: str, skip_bad_rows: bool) -> T
 
 
 def _cut_user_set(name: str, path: Path, rows: Rows, task: str, notes: list[str]) -> TextSet:
-    labels = [] if task == "regression" else _class_names(path, rows)
+    labels = [] if task == "regression" else class_names(path, rows)
     _require_enough(path, rows, labels)
     parts, cut_notes = cut(rows)
     _require_parts(path, parts, labels)
@@ -153,9 +167,9 @@ def _cut_user_set(name: str, path: Path, rows: Rows, task: str, notes: list[str]
 
 def _given_user_set(name: str, files: dict[str, Path], parts: Parts, task: str, notes: list[str]) -> TextSet:
     _require_same_columns(files, parts)
-    labels = [] if task == "regression" else _class_names(files["train"], parts["train"])
+    labels = [] if task == "regression" else class_names(files["train"], parts["train"])
     for split in SPLITS[1:] if labels else ():
-        _require_known_labels(files[split], parts[split], files["train"], labels)
+        require_known_labels(files[split], parts[split], files["train"], labels)
     return _text_set(name, parts, labels, _metric(task), notes + overlap_notes(parts))
 
 
@@ -179,28 +193,23 @@ def _split_file(folder: Path, split: str) -> Path:
 def _read_user_file(path: Path, reading: dict, task: str, skip_bad_rows: bool, notes: list[str]) -> Rows:
     if path.suffix.lower() not in FILE_TYPES:
         raise ValueError(f"{path} has type {path.suffix or 'none'!r}, expected {', '.join(FILE_TYPES)} or a folder.")
-    rows = read_table(path, **reading)
-    kept = complete_rows(path, rows, skip_bad_rows)
-    if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} of {len(rows)} rows of {path.name} dropped: without text or label")
+    return _good_rows(path, read_table(path, **reading), task, skip_bad_rows, notes)
+
+
+def _good_rows(path: Path, rows: Rows, task: str, skip_bad_rows: bool, notes: list[str]) -> Rows:
+    """The rows that can be used; scores, unlike classes, may differ for the same text."""
+    whole = complete_rows(path, rows, skip_bad_rows)
+    kept = whole if task == "regression" else consistent_rows(path, whole, skip_bad_rows)
+    for count, why in ((len(rows) - len(whole), "without text or label"), (len(whole) - len(kept), "contradictory")):
+        if count:
+            notes.append(f"{count} of {len(rows)} rows of {path.name} dropped: {why}")
     if not kept:
-        raise ValueError(f"{path} is empty: none of its {len(rows)} rows has both text and label.")
+        raise ValueError(
+            f"{path} is empty: none of its {len(rows)} rows has both text and label and contradicts no other."
+        )
     if task == "regression":
         kept = [row._replace(label=number_of(path, row.number, row.label)) for row in kept]
     return kept
-
-
-def _class_names(path: Path, rows: Rows) -> list[str]:
-    """The labels that occur, sorted; as numbers if all are integers."""
-    labels = sorted({str(row.label) for row in rows})
-    if len(labels) < 2:
-        raise ValueError(
-            f"{path} has one class, {shown(labels[0])}, expected at least 2. "
-            f"Is another column the label? Name it with --label-column."
-        )
-    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
-        labels.sort(key=int)
-    return labels
 
 
 def _require_same_columns(files: dict[str, Path], parts: Parts) -> None:
@@ -212,15 +221,6 @@ def _require_same_columns(files: dict[str, Path], parts: Parts) -> None:
             f"{files[lacking]} has no second text but {files[having]} has one; "
             f"add the column, or name it with --pair-column."
         )
-
-
-def _require_known_labels(path: Path, rows: Rows, train: Path, labels: list[str]) -> None:
-    for row in rows:
-        if row.label not in labels:
-            raise ValueError(
-                f"{path}: row {row.number} has label {shown(row.label)}, expected one of those in {train.name}: "
-                f"{listing(labels)}. Correct the row, or add the class to {train.name}."
-            )
 
 
 def _require_enough(path: Path, rows: Rows, labels: list[str]) -> None:
@@ -273,9 +273,10 @@ def load(
     All that follows is for a user's files. A file alone is cut as `splits.cut` says; a folder has train, validation
     and test. Columns not named: text is `text`, `sentence`, `sentence1` or `review`, pair `text_pair` or `sentence2`
     if there is one, label `label`. task: "regression" makes labels scores; else they are class names, sorted (integers
-    by value). skip_bad_rows drops rows without text or label instead of failing on the first.
-    Raises:  FileNotFoundError for a missing file or folder; ValueError for an unknown name and for all that is wrong
-             with a file. Both in one line that names file, row and remedy.
+    by value). skip_bad_rows drops rows without text or label, and those of a text that has two classes in one file,
+    instead of failing on the first.
+    Raises:  FileNotFoundError for a missing file or folder; ValueError for no or an unknown name and for all that is
+             wrong with a file. Both in one line that names file, row and remedy.
     """
     reading = {
         "text_column": text_column,
@@ -286,6 +287,8 @@ def load(
     if task not in (None, "classification", "regression"):
         raise ValueError(f"task is {task!r}, expected classification or regression.")
     name = str(name_or_path)
+    if not name.strip():
+        raise ValueError("no data is named; name a built-in set, a file, a folder or a set of the Hub with --data.")
     if name in BUILT_IN:
         if given := [option for option, value in {**reading, "task": task}.items() if value is not None]:
             raise ValueError(f"{listing(given)} cannot be set for the built-in set {name!r}, only for a file.")

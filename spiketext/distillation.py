@@ -40,6 +40,7 @@ from spiketext.training import (
     new_student,
     prepare,
     read,
+    require_unseen,
     rows_of,
 )
 from spiketext.words import chinese_reader, language_of
@@ -77,17 +78,26 @@ class Alignment(nn.Module):
         self.embedding = _map("mlp" in self.order, *widths)
 
     def forward(self, student: tuple[Tensor, ...], teacher: Mapping[int, Tensor], mask: Tensor, norm: Any):
-        """Features -> L_fea summed over pairs, L_emb.
+        """Features -> L_fea summed over pairs (`layer_loss`), L_emb (`embedding_loss`)."""
+        return self.layer_loss(student, teacher, mask, norm), self.embedding_loss(student, teacher, mask, norm)
 
-        student: the embedding [B, L, D], then the blocks [T, B, L, D], or [B, L, D] of a dense one; teacher: by layer.
+    def layer_loss(self, student: tuple[Tensor, ...], teacher: Mapping[int, Tensor], mask: Tensor, norm: Any) -> Tensor:
+        """L_fea; student: the embedding [B, L, D], then the blocks [T, B, L, D], or [B, L, D] of a dense one.
+
+        teacher: the features [B, L, D] by layer.
         """
         losses = []
         for number, (mine, theirs) in enumerate(self.pairs):
             guess = self._transformed(student[mine], number)
             losses.append(feature_loss(at_least_float32(guess), at_least_float32(teacher[theirs]), mask, norm))
+        return torch.stack(losses).sum() if losses else at_least_float32(student[0]).new_zeros(())
+
+    def embedding_loss(
+        self, student: tuple[Tensor, ...], teacher: Mapping[int, Tensor], mask: Tensor, norm: Any
+    ) -> Tensor:
+        """L_emb; arguments as in `layer_loss`."""
         guess = self.embedding(student[0])
-        embedding = feature_loss(at_least_float32(guess), at_least_float32(teacher[0]), mask, norm)
-        return torch.stack(losses).sum() if losses else embedding.new_zeros(()), embedding
+        return feature_loss(at_least_float32(guess), at_least_float32(teacher[0]), mask, norm)
 
     def _transformed(self, features: Tensor, number: int) -> Tensor:
         out = self.over_time(features, 0) if features.dim() == 4 else features
@@ -135,7 +145,9 @@ class Distillation(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Terms of eq. 7 (stage 1) or eq. 8 (stage 2); a term of weight 0 is not computed."""
         inputs, mask = model_inputs(self.tokenizer, batch), batch["attention_mask"]
-        target, told = self.teacher(inputs, batch["gold"])
+        weights = self.weights
+        asks = self.teacher.layers or weights.get("logits")
+        target, told = self.teacher(inputs, batch["gold"]) if asks else ({}, None)
         wants_features = bool(self.teacher.layers)
         with self.budget.watching(self.model, batch) as rate:
             answer = self.model(**inputs, output_hidden_states=wants_features)
@@ -144,15 +156,18 @@ class Distillation(nn.Module):
             hidden = answer.hidden_states
             if isinstance(self.model, SpikeBertModel):
                 hidden = (answer.embedding, *hidden)
-            norm = self.options.feature_norm
-            terms["features"], terms["embedding"] = self.alignment(hidden, target, mask, norm)
+            asked = (hidden, target, mask, self.options.feature_norm)
+            terms |= {"features": self.alignment.layer_loss(*asked)} if weights["features"] else {}
+            terms |= {"embedding": self.alignment.embedding_loss(*asked)} if weights["embedding"] else {}
         logits = answer.get("logits")
-        if logits is not None and told is not None:
-            logits = at_least_float32(logits)
+        if logits is None:
+            return terms, None
+        logits = at_least_float32(logits)
+        if weights["logits"] and told is not None:
             terms["logits"] = logit_loss(logits, at_least_float32(told), self.options.temperature)
+        if weights["labels"]:
             terms["labels"] = label_loss(logits, batch["labels"], batch["gold"], self.class_weights)
-            logits = logits.detach()
-        return {name: term for name, term in terms.items() if self.weights[name]}, logits
+        return terms, logits.detach()
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """How many tokens or rows each term is a mean over."""
@@ -193,9 +208,11 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     Raises ValueError for bad options, data, teacher or student, or tokenizers that differ.
     """
     run = Run("distill", options)
+    text_set = read(options)
+    run.reads(text_set.name, text_set.hash)
     if run.result is not None:
         return run.result
-    text_set = read(options)
+    require_unseen(run, text_set)
     prepare(options)
     teacher, tokenizer = checkpoints.teacher_of_task(options.teacher), checkpoints.load_tokenizer(options.teacher)
     _require_task(teacher, text_set, options.teacher)
@@ -277,20 +294,27 @@ def _require_task(teacher: PreTrainedModel, text_set: TextSet, name: str) -> Non
 
 
 def _go_on(alignment: Alignment, saved: Path) -> None:
-    """Start from the maps of stage 1 where they are of the same shapes and of one transform."""
+    """Start from the maps of stage 1 where they are of the same shapes, of one transform and for the same layers."""
+    mine = _about(alignment)
     with safe_open(saved, "pt") as file:
-        transform = (file.metadata() or {}).get("transform", TRANSFORMS[0])
-    if transform != alignment.transform:
+        about = {"transform": TRANSFORMS[0], "pairs": mine["pairs"]} | (file.metadata() or {})  # of older files
+    if any(about[name] != value for name, value in mine.items()):
         return
     weights = load_file(saved)
-    mine = alignment.state_dict()
-    if {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in mine.items()}:
+    shapes = {name: weight.shape for name, weight in alignment.state_dict().items()}
+    if {name: weight.shape for name, weight in weights.items()} == shapes:
         alignment.load_state_dict(weights)
+
+
+def _about(alignment: Alignment) -> dict[str, str]:
+    """What is saved beside the maps: what they are maps of."""
+    pairs = ",".join(f"{mine}:{theirs}" for mine, theirs in alignment.pairs)
+    return {"transform": alignment.transform, "pairs": pairs}
 
 
 def _finish(run: Run, objective: Distillation, tokenizer: Any, command: str, text_set: Any, result: dict) -> dict:
     def save_alignment(folder: str) -> None:
         alignment = objective.alignment
-        save_file(alignment.state_dict(), Path(folder) / _ALIGNMENT, {"transform": alignment.transform})
+        save_file(alignment.state_dict(), Path(folder) / _ALIGNMENT, _about(alignment))
 
     return finish(run, objective.model, tokenizer, command, text_set, result, save_alignment)

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
@@ -170,28 +171,27 @@ def fetch(file: str) -> Path:
 def _fetch(source: Source, target: Path) -> None:
     assert source.address is not None
     part = target.with_name(f".{target.name}.part")
+    whole = part if source.member is None else part.with_suffix(".unpacked")
     resumed = part.exists()
     _transfer(source.address, part)
-    if source.member is not None:
-        packed = part.rename(part.with_suffix(".zip"))
-        try:
-            with zipfile.ZipFile(packed) as archive, archive.open(source.member) as inside, part.open("wb") as out:
+    try:
+        if source.member is not None:
+            with zipfile.ZipFile(part) as archive, archive.open(source.member) as inside, whole.open("wb") as out:
                 shutil.copyfileobj(inside, out)
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise OSError(f"{source.address} is no zip with {source.member} in it ({error})") from None
-        finally:
-            packed.unlink()
-    with part.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != source.sha256:
-        part.unlink()
-        if resumed:  # what was there already may have been the wrong part
-            return _fetch(source, target)
-        raise OSError(
-            f"{source.address} gave a content with SHA-256 {found[:12]}..., expected {source.sha256[:12]}...; it was "
-            f"thrown away"
-        )
-    os.replace(part, target)
+        with whole.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found == source.sha256:
+            os.replace(whole, target)
+            return
+        fault = f"gave a content with SHA-256 {found[:12]}..., expected {source.sha256[:12]}...; it was thrown away"
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+        fault = f"is no zip with {source.member} in it, or a damaged one ({error}); it was thrown away"
+    finally:
+        part.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
+    if resumed:  # what was there already may have been the wrong part
+        return _fetch(source, target)
+    raise OSError(f"{source.address} {fault}")
 
 
 def _transfer(address: str, part: Path) -> None:

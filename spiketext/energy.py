@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spiketext.checkpoints import load_classifier, load_tokenizer, on_gpu
-from spiketext.counting import SYNAPTIC, Counter, Layer, count, spread
+from spiketext.checkpoints import load_tokenizer, on_gpu
+from spiketext.counting import SYNAPTIC, Counter, Layer, count, read_through, spread
 from spiketext.data import TextSet
-from spiketext.evaluation import read_split
+from spiketext.evaluation import at_least_one, load_at, read_split, sends
 from spiketext.meter import measure
 
 
@@ -249,7 +249,8 @@ def comparisons(w: Work) -> list[dict[str, Any]]:
     """The network against the dense one of its shape, by precision and memory, with the break-even density.
 
     Break-even: the density of inputs at which both cost the same, when every count of spikes grows by one factor (and
-    coincidences by its square). None: dearer even without a spike. Millijoules for one text.
+    coincidences by its square). None: dearer even without a spike. "cheaper" says at which densities the network is the
+    cheaper one: as none is above 100 %, that is any, where the factor leads beyond. Millijoules for one text.
     """
     rows = []
     for (name, own, other), (memory, e_byte, once) in itertools.product(_REGIMES, _MEMORIES):
@@ -261,6 +262,7 @@ def comparisons(w: Work) -> list[dict[str, Any]]:
         squared = w.coincidences * each
         linear = (w.ac - w.coincidences) * each + w.spikes * precision.ac.pj * _MJ
         factor = _root(squared, linear, mine - squared - linear - theirs)
+        even = None if factor is None else 100 * w.density * factor
         rows.append(
             {
                 "precision": name,
@@ -269,7 +271,8 @@ def comparisons(w: Work) -> list[dict[str, Any]]:
                 "dense mJ": theirs,
                 "of dense %": 100 * mine / theirs,
                 "density %": 100 * w.density,
-                "break-even density %": None if factor is None else 100 * w.density * factor,
+                "break-even density %": even,
+                "cheaper": "never" if even is None else "below break-even" if even <= 100 else "at any density",
             }
         )
     return rows
@@ -299,16 +302,17 @@ def energy(
 
     model: folder of any classifier, spiking or dense; limit: so many texts, spread evenly over the split; length: pad
     or cut to so many tokens and count them all (None: the texts' own lengths, without padding); time_steps: another T;
-    meter: also measure joules without counting, where a meter exists; reading: see `data.load`.
-    Returns the keys model, data, split, texts, tokens, length, spiking, time_steps, operations (`Work`), ours, papers,
-    comparisons (spiking only), traffic bytes, layers, constants, measured.
-    Raises ValueError for a split that is empty or unknown, a limit below 1, a length out of range, and when the model
-    cannot be read or answers NaN.
+    meter: also measure the same work without counting, where a meter exists: seconds and joules of one text; reading:
+    see `data.load`.
+    Returns the keys model, data, split, texts, tokens, length, spiking, time_steps, sends (`evaluation.sends`),
+    operations (`Work`), ours, papers, comparisons (spiking only), traffic bytes, layers, constants, measured.
+    Raises ValueError for a split that is empty or unknown, a limit, a batch or time_steps below 1, a length out of
+    range, and when the model cannot be read or answers NaN.
     """
+    at_least_one(batch_size=batch_size, time_steps=time_steps)
     text_set, part = read_split(data, split, **reading)
     texts, pairs = spread(part.texts, limit), spread(part.pairs, limit) if part.pairs else None
-    network = on_gpu(load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps})))
-    tokenizer = load_tokenizer(model)
+    network, tokenizer = on_gpu(load_at(model, time_steps)), load_tokenizer(model)
     counter = count(network, tokenizer, texts, pairs, length=length, batch_size=batch_size, progress=progress)
     w = work(counter)
     result = {
@@ -320,6 +324,7 @@ def energy(
         "length": length or "real",
         "spiking": counter.spiking,
         "time_steps": counter.steps if counter.spiking else None,
+        "sends": sends(network),
         "operations": w._asdict(),
         "ours": ours(w),
         "papers": papers(w, counter.spiking),
@@ -330,10 +335,17 @@ def energy(
         "measured": None,
     }
     if meter:
-        from spiketext.evaluation import logits_of
-
-        result["measured"] = measure(lambda: logits_of(network, tokenizer, texts, pairs, batch_size))
+        spent = measure(lambda: read_through(network, tokenizer, texts, pairs, length, batch_size))
+        result["measured"] = _for_one(spent, counter.texts)
     return result
+
+
+def _for_one(spent: dict[str, Any], texts: int) -> dict[str, Any]:
+    """Seconds and joules of a whole run as those of one text."""
+    meters = spent["meters"]
+    if isinstance(meters, dict):
+        meters = {name: joules / texts for name, joules in meters.items()}
+    return {"seconds": spent["seconds"] / texts, "meters": meters}
 
 
 def constants() -> dict[str, dict[str, Any]]:

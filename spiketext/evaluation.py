@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from spiketext.batching import TextRows
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer, on_gpu
 from spiketext.data import Split, TextSet, load
 from spiketext.models.streaming import Stepper
+from spiketext.neurons import LIF
 from spiketext.precision import to_precision
 from spiketext.rates import RateCounter
 from spiketext.words import language_of
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+_LOG = "test_reads.jsonl"
 _TOKEN_STEPS = 2**19  # tokens times steps in one forward pass
 
 
@@ -55,7 +58,6 @@ def scores(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     }
 
 
-@torch.inference_mode()
 def logits_of(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -73,11 +75,17 @@ def logits_of(
     """
     if not texts:
         raise ValueError("no texts: expected at least one")
-    rows = rows_for(model, tokenizer, texts, pairs)
+    return _logits(model, tokenizer, rows_for(model, tokenizer, texts, pairs), batch_size, counter, progress, noise)
+
+
+@torch.inference_mode()
+def _logits(
+    model: Any, tokenizer: Any, rows: TextRows, batch_size: int, counter: Any, progress: bool, noise: Any = None
+) -> np.ndarray:
     batch_size = texts_at_once(rows, model, batch_size)
-    answers = np.empty((len(texts), len(label_names(model))), dtype=np.float32)
+    answers = np.empty((len(rows), len(label_names(model))), dtype=np.float32)
     model.eval()
-    bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
+    bar = tqdm(total=len(rows), unit="text", disable=not progress, leave=False)
     for numbers, batch in rows.batches(batch_size):
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         if counter is not None:
@@ -106,12 +114,20 @@ def anytime_logits(
 
     Raises ValueError for a confidence that is no probability.
     """
+    return _anytime(
+        stepper, tokenizer, rows_for(stepper.model, tokenizer, texts, pairs), batch_size, confidence, progress
+    )
+
+
+def _anytime(
+    stepper: Stepper, tokenizer: Any, rows: TextRows, batch_size: int, confidence: float, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
     if not 0 <= confidence <= 1:
         raise ValueError(f"confidence: expected a probability, got {confidence}")
-    rows = rows_for(stepper.model, tokenizer, texts, pairs)
-    answers = np.empty((len(texts), len(label_names(stepper.model))), dtype=np.float32)
-    steps = np.empty(len(texts), dtype=int)
-    bar = tqdm(total=len(texts), unit="text", disable=not progress, leave=False)
+    at_least_one(batch_size=batch_size)
+    answers = np.empty((len(rows), len(label_names(stepper.model))), dtype=np.float32)
+    steps = np.empty(len(rows), dtype=int)
+    bar = tqdm(total=len(rows), unit="text", disable=not progress, leave=False)
     for numbers, batch in rows.batches(batch_size):
         batch = {name: tensor.to(stepper.model.device) for name, tensor in batch.items()}
         logits, used = stepper(model_inputs(tokenizer, batch), confidence)
@@ -122,13 +138,49 @@ def anytime_logits(
 
 
 def texts_at_once(rows: TextRows, model: PreTrainedModel, batch_size: int) -> int:
-    """At most batch_size, fewer where T times the tokens would need more than about 1 GB."""
+    """At most batch_size, fewer where T times the tokens would need more than about 1 GB. ValueError below 1."""
+    at_least_one(batch_size=batch_size)
     return min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
 
 
 def steps_of(model: PreTrainedModel) -> int:
     """T; 1 for a model without time."""
     return getattr(model.config, "time_steps", None) or 1
+
+
+def at_least_one(**counts: int | None) -> None:
+    """Raises ValueError for a count, by its name, that is below 1; None is no count."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
+
+
+def sends(model: PreTrainedModel) -> str | None:
+    """What the neurons of a model send, and in how many time steps; None for a dense one.
+
+    An integer code is one pass here; as binary spikes (`unroll`) it takes as many steps as it has levels.
+    """
+    if not any(isinstance(module, LIF) for module in model.modules()):
+        return None
+    config, code = model.config, getattr(model.config, "code", "binary")
+    design = f", {config.design} design" if hasattr(config, "design") else ""
+    if code != "integer":
+        return f"{code}, T = {steps_of(model)}{design}"
+    lowest = -config.levels if config.signed else 0
+    return (f"integer {lowest} to {config.levels}, T = 1{design}; `unroll` sends a code k as k binary spikes: "
+            f"{config.levels} steps, a latency of its own")  # fmt: skip
+
+
+def load_at(model: str, time_steps: int | None) -> PreTrainedModel:
+    """A saved classifier with another T, if one is asked for.
+
+    Raises ValueError as `load_classifier`, for a T below 1, and for one of a model without spiking neurons.
+    """
+    at_least_one(time_steps=time_steps)
+    network = load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps}))
+    if time_steps is not None and sends(network) is None:
+        raise ValueError(f"time_steps: {model} is dense and has no time, got {time_steps}; leave it out")
+    return network
 
 
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -171,33 +223,34 @@ def evaluate(
 
     model is a folder, data a name or path (`reading`: see `data.load`), time_steps changes T, precision the numbers
     (`to_precision`). With a confidence (a probability) a text stops at the first time step that is as sure of its
-    label; the mean number of steps is in the result. per_text adds "correct", a flag for each text. A
-    reading of the test split is counted in the model's folder.
-    Raises ValueError for an unknown split, an empty one, or labels that are not the model's.
+    label; the mean number of steps is in the result. per_text adds "correct", a flag for each text. "sends" is what
+    the neurons send (`sends`). A reading of the test split is counted in the model's folder, where it has one.
+    Raises ValueError for an unknown split, an empty one, labels that are not the model's, or a count below 1.
     """
+    at_least_one(batch_size=batch_size, time_steps=time_steps)
     text_set, part = read_split(data, split, **reading)
-    network = load_classifier(model, **({} if time_steps is None else {"time_steps": time_steps}))
-    tokenizer = load_tokenizer(model)
+    network, tokenizer = load_at(model, time_steps), load_tokenizer(model)
     labels = labels_for(network, text_set, part, model)
     network = _ready(network, precision)
+    rows = rows_for(network, tokenizer, part.texts, part.pairs)
     counter = RateCounter()
     steps = None
     if confidence is not None:
-        stepper = Stepper(network)
-        answers, steps = anytime_logits(stepper, tokenizer, part.texts, part.pairs, batch_size, confidence, progress)
+        answers, steps = _anytime(Stepper(network), tokenizer, rows, batch_size, confidence, progress)
     else:
         with counter.counting(network):
-            answers = logits_of(network, tokenizer, part.texts, part.pairs, batch_size, counter, progress)
+            answers = _logits(network, tokenizer, rows, batch_size, counter, progress)
     result = {
         "model": model,
         "data": text_set.name,
         "split": split,
         "rows": len(part),
-        "truncated": f"{rows_for(network, tokenizer, part.texts, part.pairs).truncated} of {len(part)}",
+        "truncated": f"{rows.truncated} of {len(part)}",
         **scores(text_set.task, answers, labels),
         "firing_rate": counter.rate,
         "layer_rates": counter.rates,
         "time_steps": getattr(network.config, "time_steps", None),
+        "sends": sends(network),
         "precision": precision,
         "data_hash": text_set.hash,
     }
@@ -240,16 +293,31 @@ def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: 
     return np.asarray([names.index(text_set.labels[int(label)]) for label in part.labels])
 
 
-def note_test_reading(folder: Path, result: dict[str, Any]) -> int:
-    """Append this reading of a test split, with its scores, to the model's folder; how often it was read by now."""
-    log = folder / "test_reads.jsonl"
+def note_test_reading(folder: Path, result: dict[str, Any]) -> int | None:
+    """Append this reading of a test split, with its scores, to the model's folder; how often it was read by now.
+
+    None, and nothing is written, where the model is no folder but a name of the Hub.
+    """
+    if not folder.is_dir():
+        return None
     entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "data": result["data"],
              "data_hash": result["data_hash"], "time_steps": result["time_steps"],
+             "precision": result.get("precision", "float32"), "confidence": result.get("confidence"),
              **{name: result[name] for name in METRICS if name in result}}  # fmt: skip
+    log = folder / _LOG
+    torn = log.exists() and not log.read_bytes().endswith(b"\n")
     with log.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry) + "\n")
-    lines = log.read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line)["data_hash"] == result["data_hash"] for line in lines)
+        stream.write("\n" * torn + json.dumps(entry) + "\n")
+    return sum(other["data_hash"] == result["data_hash"] for other in readings_of_test(folder))
+
+
+def readings_of_test(folder: Path) -> list[dict[str, Any]]:
+    """What `note_test_reading` wrote into a folder, oldest first; a line that a crash has torn is left out."""
+    log, entries = folder / _LOG, []
+    for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            entries.append({"precision": "float32", "confidence": None} | json.loads(line))
+    return entries
 
 
 def predict(
@@ -264,21 +332,21 @@ def predict(
 ) -> list[dict[str, Any]]:
     """The top_k labels of each text with probabilities, most probable first (regression: the number).
 
-    Each answer is {"text", "labels", "probabilities"} or {"text", "value"}. Any string is a text, the empty one too.
+    Each answer is {"text", "labels", "probabilities"} or {"text", "value"}, with pairs also {"pair"}. Any string is a
+    text, the empty one too.
     """
-    if top_k < 1:
-        raise ValueError(f"top_k: expected at least 1, got {top_k}")
+    at_least_one(top_k=top_k)
     network, tokenizer = _ready(load_classifier(model), precision), load_tokenizer(model)
     answers = logits_of(network, tokenizer, texts, pairs, batch_size, progress=progress)
+    read = [{"text": text} for text in texts] if pairs is None else [
+        {"text": text, "pair": pair} for text, pair in zip(texts, pairs, strict=True)]  # fmt: skip
     if network.config.problem_type == "regression":
-        return [{"text": text, "value": float(row[0])} for text, row in zip(texts, answers, strict=True)]
+        return [about | {"value": float(row[0])} for about, row in zip(read, answers, strict=True)]
     probabilities = torch.tensor(answers).softmax(-1).numpy()
     names, results = label_names(network), []
-    for text, row in zip(texts, probabilities, strict=True):
+    for about, row in zip(read, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:top_k]
-        results.append(
-            {"text": text, "labels": [names[i] for i in best], "probabilities": [float(row[i]) for i in best]}
-        )
+        results.append(about | {"labels": [names[i] for i in best], "probabilities": [float(row[i]) for i in best]})
     return results
 
 
@@ -305,18 +373,19 @@ def tfidf_baseline(text_set: TextSet, split: str = "test") -> dict[str, Any]:
         second = vectors.transform(rows.pairs)
         return hstack([first, second, first.multiply(second)], format="csr")
 
-    def answers(model: Any, rows: Split) -> np.ndarray:
-        return model.predict(read(rows))[:, None] if text_set.task == "regression" else model.predict_proba(read(rows))
+    def answers(model: Any, features: Any) -> np.ndarray:
+        return model.predict(features)[:, None] if text_set.task == "regression" else model.predict_proba(features)
 
+    learned, chosen_on = read(train), read(validation)
     best: Any = None
     best_score = -np.inf
     for c in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0):
         regression = Ridge(alpha=1 / c) if text_set.task == "regression" else LogisticRegression(C=c, max_iter=2000)
-        candidate = regression.fit(read(train), train.labels)
-        found = scores(text_set.task, answers(candidate, validation), np.asarray(validation.labels))[text_set.metric]
+        candidate = regression.fit(learned, train.labels)
+        found = scores(text_set.task, answers(candidate, chosen_on), np.asarray(validation.labels))[text_set.metric]
         if found > best_score:
             best, best_score, chosen = candidate, found, c
-    given = answers(best, part)
+    given = answers(best, read(part))
     result = {"data": text_set.name, "split": split, "rows": len(part), "C": chosen,
               f"validation_{text_set.metric}": best_score,
               **scores(text_set.task, given, np.asarray(part.labels)), "data_hash": text_set.hash}  # fmt: skip

@@ -39,8 +39,8 @@ def _lines(values: Mapping[str, Any]) -> str:
 def energy_text(result: Mapping[str, Any], layers: bool = False) -> str:
     """What `energy.energy` returns, as text; layers: every layer too."""
     about = {name: result[name] for name in ("model", "data", "split", "texts", "tokens", "length", "time_steps")}
-    about["network"] = "spiking" if result["spiking"] else "dense: no layer of spiking neurons"
-    about["measured"] = result["measured"] and result["measured"]["meters"]
+    about["network"] = f"spiking: {result['sends']}" if result["spiking"] else "dense: no layer of spiking neurons"
+    about["measured, joules of one text"] = result["measured"] and result["measured"]["meters"]
     hidden = ("microjoules by step", "rate by step")
     rows = [{name: value for name, value in row.items() if name not in hidden} for row in result["layers"]]
     parts = (
@@ -48,10 +48,16 @@ def energy_text(result: Mapping[str, Any], layers: bool = False) -> str:
         columns([{"for one text": name, "": float(value)} for name, value in result["operations"].items()]),
         columns([{"our account, mJ": name, **parts} for name, parts in result["ours"].items()]),
         columns(result["papers"]),
-        columns(result["comparisons"]),
+        columns(capped(result["comparisons"])),
         columns(rows) if layers else "",
     )
     return "\n\n".join(part for part in parts if part)
+
+
+def capped(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `energy.comparisons` for people: no density is above 100 %, so no break-even is shown there."""
+    key = "break-even density %"
+    return [{**row, key: "> 100" if (row[key] or 0) > 100 else row[key]} for row in comparisons]
 
 
 def audit_text(result: Mapping[str, Any]) -> str:
@@ -189,6 +195,16 @@ def grouped_intervals(
     axis.invert_yaxis()
     figure.legend(fontsize=7, loc="outside lower center", ncols=len(names))
     save(figure, path)
+
+
+def require_drawable(*paths: str) -> None:
+    """Ask before the work whether its pictures can be written. Raises ValueError as `canvas` and `save` would."""
+    figure, _ = canvas(1, 1.0)
+    known = figure.canvas.get_supported_filetypes()
+    for path in paths:
+        ending = Path(path).suffix.lower().removeprefix(".")
+        if ending and ending not in known:
+            raise ValueError(f"picture {path}: expected a name that ends in one of {', '.join(known)}, got .{ending}")
 
 
 def canvas(rows: int, width: float, height: float = 4.2) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from spiketext.batching import EvaluationOrder, LengthBuckets, Rows, TextRows
 from spiketext.callbacks import AfterStep, Clock, EarlyStop, LossBar
-from spiketext.evaluation import Diverged
+from spiketext.evaluation import Diverged, texts_at_once
 from spiketext.options import TrainingOptions
 from spiketext.processes import processes, require_all, share_out, totals
 from spiketext.runs import CHECKPOINTS, Run, mark_whole
@@ -47,6 +47,11 @@ class ObjectiveTrainer(Trainer):
         sampler = LengthBuckets(self.rows.lengths, size, self.args.seed, parts, world, rank)
         loader = DataLoader(self.rows, batch_sampler=sampler, collate_fn=self.rows.collate)
         return prepare_data_loader(loader, self.accelerator.device, 1, 0, put_on_device=True)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """An epoch of a run that was killed after its end has no steps."""
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of a step, and over how many tokens or texts of all of them each term is a mean."""
@@ -129,18 +134,20 @@ def fit(
     measure scores the objective's answers on validation, metric is one of its scores. Without a metric the scores hold
     the loss, which is then exact and not the mean of the batches' means.
     A step reads options.batch_size texts, whatever the micro-batches and processes (`torchrun`) that share them.
+    Validation keeps nothing for a gradient: two micro-batches at once, at most 64 texts and `texts_at_once`.
     Returns steps, seconds, processes, the GPU (None without one), validation scores and, of labelled texts, those
     that were cut ("n of N").
     Raises ValueError for a batch that cannot be shared out, Diverged when a weight is no number at the end.
     """
     micro, accumulate = share_out(options.batch_size, options.micro_batch, processes())
+    at_once = texts_at_once(cast(Any, validation), cast(Any, objective.model), min(64, 2 * options.micro_batch))
     every = math.ceil(math.ceil(len(rows) / options.batch_size) / options.evals_per_epoch)
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.out / "logs")
     arguments = TrainingArguments(
         output_dir=str(run.out / CHECKPOINTS),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=64,
+        per_device_eval_batch_size=at_once,
         gradient_accumulation_steps=accumulate,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
@@ -166,6 +173,7 @@ def fit(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    _take_one_gpu(arguments)
     require_all(arguments.world_size)
     if options.recompute:
         assert isinstance(objective.model, PreTrainedModel)
@@ -204,6 +212,11 @@ def fit(
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **({"truncated": f"{rows.truncated} of {len(rows.texts)}"} if isinstance(rows, TextRows) else {}),
     }
+
+
+def _take_one_gpu(arguments: TrainingArguments) -> None:
+    """A process takes one GPU (more: torchrun); Hugging Face would split the batches among all in nn.DataParallel."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
 
 
 def _use_bf16(precision: str) -> bool:

@@ -16,6 +16,7 @@ _ADVICE = ("Check the name (no file or folder is called that either), or fetch i
            "yourself and name their folder.")  # fmt: skip
 _CONVERTED = "refs/convert/parquet"  # where the Hub keeps its own Parquet copy of most sets
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test)(?:[/_.-]|$)", re.I)
+_WORD_AFTER = re.compile(r"(?:^|[/_.-])(?:validation|valid|val|dev|test)[_-]([a-z]+(?:_[a-z]+)*)[\d_.-][^/]*$", re.I)
 _USUAL = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 _NAME = re.compile(r"(?:hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([\w.-]+))?")
 
@@ -52,17 +53,17 @@ def _fetch(name: str, repository: str, part: str | None) -> dict[str, list[Path]
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # of six attempts the last is told
-    revision, listed = "main", _listed(repository, "main")
-    parts = _parts(listed)
+    revision, found = "main", listed(repository)
+    parts = _parts(found)
     if not parts:
         try:
-            revision, converted = _CONVERTED, _listed(repository, _CONVERTED)
-            parts = _parts(converted)
+            revision = _CONVERTED
+            parts = _parts(listed(repository, _CONVERTED))
         except (RevisionNotFoundError, EntryNotFoundError):
             parts = {}
     if not parts:
         raise ValueError(f"data {name}: none of its files can be read, expected {', '.join(KINDS)} named train, "
-                         f"validation or test; it has {', '.join(sorted(listed)[:5]) or 'none'}")  # fmt: skip
+                         f"validation or test; it has {', '.join(sorted(found)[:5]) or 'none'}")  # fmt: skip
     if part is None and len(parts) == 1:
         part = next(iter(parts))
     if part not in parts and not (part is None and "" in parts):
@@ -75,7 +76,7 @@ def _fetch(name: str, repository: str, part: str | None) -> dict[str, list[Path]
     }
 
 
-def _listed(repository: str, revision: str) -> list[str]:
+def listed(repository: str, revision: str = "main") -> list[str]:
     """The paths of a repository's files; offline, of those that were fetched before."""
     from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 
@@ -86,22 +87,35 @@ def _listed(repository: str, revision: str) -> list[str]:
 
 
 def _parts(files: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Data files as {part: {split: paths}}; of a split in several formats the first of KINDS."""
+    """Data files as {part: {split: paths}}; of a split in several formats the first of KINDS.
+
+    Held-out files with a word after the split (validation_matched, validation_mismatched) are kept apart: those of the
+    first word are the part's, those of another, with the same train, are a part of its own: mnli_mismatched.
+    """
     data = sorted(file for file in files if file.lower().endswith(KINDS))
     if len(data) == 1 and not _SPLIT.search(data[0]):
         return {"": {"train": data}}
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    whole: dict[str, str] = {}  # of which part a part is one word
     for kind in KINDS:
-        here: dict[tuple[str, str], list[str]] = defaultdict(list)
+        here: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for file in data:
             splits = _SPLIT.findall(file)
             if file.lower().endswith(kind) and splits:
                 folders = [f for f in file.split("/")[:-1] if f != "data" and not _SPLIT.fullmatch(f)]
-                split = splits[-1].lower()
-                here["/".join(folders), _USUAL.get(split, split)].append(file)
-        for (part, split), paths in here.items():
-            found[part].setdefault(split, paths)
-    return {part: dict(splits) for part, splits in found.items() if "train" in splits}
+                split = _USUAL.get(splits[-1].lower(), splits[-1].lower())
+                after = _WORD_AFTER.search(file) if split != "train" else None
+                here["/".join(folders), split][after[1] if after else ""].append(file)
+        for (part, split), by_word in here.items():
+            first = min(by_word)
+            for word, paths in by_word.items():
+                own = part if word == first else f"{part}_{word}".strip("_")
+                found[own].setdefault(split, paths)
+                whole.setdefault(own, part)
+    for own, part in whole.items():
+        if "train" in found[part]:
+            found[own].setdefault("train", found[part]["train"])
+    return {part: splits for part, splits in found.items() if "train" in splits}
 
 
 def not_reached(name: str, repository: str, error: Exception, advice: str) -> FileNotFoundError:

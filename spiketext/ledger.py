@@ -46,10 +46,15 @@ def plan(
         for row in spec["rows"]:
             for metric in _metrics(folder, spec, row, main):
                 cell = done.get((row["row"], data, metric))
-                keep = cell is not None and cell["values"] and text_hash in (None, cell["data_hash"])
-                keep = keep and not outdated(cell, spec, row, data)
-                result["cells"].append(cell if keep else _empty(spec, data, row, metric, main, text_hash))
+                if cell is None or not _holds(cell, spec, row, data, text_hash):
+                    cell = _empty(spec, data, row, metric, main, text_hash)
+                result["cells"].append(cell)
     return result
+
+
+def _holds(cell: dict[str, Any], spec: dict, row: dict, data: str, text_hash: str | None) -> bool:
+    """Whether a cell has values, of these texts where they are known, for what its row asks today."""
+    return bool(cell["values"]) and text_hash in (None, cell["data_hash"]) and not outdated(cell, spec, row, data)
 
 
 def _head(spec: dict) -> dict[str, Any]:

@@ -62,14 +62,31 @@ def rate_loss(rate: Tensor, budget: float) -> Tensor:
     return (rate / budget - 1).clamp_min(0).square()
 
 
-def task_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
-    """What a Hugging Face classifier answers when it is given labels [B]: logits [B, K] -> scalar, mean over texts.
+def problem_of(labels: Tensor, outputs: int, problem_type: str | None) -> str:
+    """The problem type; where none was given, Hugging Face's guess: of one output regression, of floats multi-label."""
+    if problem_type is not None:
+        return problem_type
+    if outputs == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
-    Cross-entropy; for the problem type "regression" (K = 1) squared error.
+
+def task_loss(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
+    """What a Hugging Face classifier answers when it is given labels: logits [B, K] -> scalar, mean over texts.
+
+    Cross-entropy with labels [B]; of regression the squared error, labels [B] or [B, K]; of several labels a text the
+    binary cross-entropy of each class, labels [B, K] of 0 and 1. Without a problem type: `problem_of`.
+    Raises ValueError for labels of another shape.
     """
-    if problem_type == "regression":
-        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-    return F.cross_entropy(logits, labels)
+    problem = problem_of(labels, logits.shape[-1], problem_type)
+    if problem == "single_label_classification":
+        return F.cross_entropy(logits, labels)
+    if labels.numel() != logits.numel():
+        raise ValueError(
+            f"labels: {problem} expects one for each of the outputs {list(logits.shape)}, got {list(labels.shape)}"
+        )
+    labels = labels.to(logits.dtype).view_as(logits)
+    return F.mse_loss(logits, labels) if problem == "regression" else F.binary_cross_entropy_with_logits(logits, labels)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -98,10 +115,12 @@ def layer_map(student_layers: int, teacher_layers: int, rule: str = "last") -> l
 
 
 def check_layer_map(pairs: list[tuple[int, int]], student_layers: int, teacher_layers: int) -> None:
-    """Raises ValueError naming the first pair that is out of range."""
+    """Raises ValueError naming the first pair that is out of range, or that is there twice."""
     for student, teacher in pairs:
         if not 1 <= student <= student_layers or not 1 <= teacher <= teacher_layers:
             raise ValueError(
                 f"layer map: pair {student}:{teacher} is out of range, the student has layers 1..{student_layers} and "
                 f"the teacher 1..{teacher_layers}; give pairs as --layer-map 1:2,2:4"
             )
+        if pairs.count((student, teacher)) > 1:
+            raise ValueError(f"layer map: pair {student}:{teacher} is given twice, expected once; leave one out")

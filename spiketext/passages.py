@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from spiketext.batching import Rows
 from spiketext.corpora import TestTexts, left_out, sentences
+from spiketext.hubsets import HUB
 from spiketext.processes import is_first
 from spiketext.runs import CHECKPOINTS, Run
 
@@ -37,23 +38,30 @@ def draw(
     quiet: bool = True,
     pairs: bool = False,
     without: TestTexts | None = None,
+    encoding: str = "utf-8",
 ) -> Iterator[list[int]]:
     """Token ids of passages evenly drawn over a corpus until they reach the budget, each at most max_length long.
 
     The corpus is read twice: once to count its passages, once to draw from each window of them the share that is due.
+    A corpus of the Hub is not counted: its first passages are taken, and of its files no more fetched than they need.
     size: sentences of a line are joined up to it, see `sentences`, which also says what is raised and what
-    `without` leaves out; pairs: a passage is a sentence and the one after it, no sentence is in two of them. Raises
-    ValueError without a pair.
+    `without` and `encoding` mean; pairs: a passage is a sentence and the one after it, no sentence is in two of them.
+    Raises ValueError without a pair.
     """
     bar: dict[str, Any] = {"unit": " passages", "disable": quiet}
-    total = sum(1 for _ in tqdm(_stream(corpus, size, pairs, without), desc="counting the corpus", **bar))
-    if not total:
-        raise ValueError(f"corpus {corpus}: one sentence is no pair; give more text, or leave --pairs out")
-    stream = iter(tqdm(_stream(corpus, size, pairs, without), desc="drawing from it", total=total, **bar))
+
+    def stream() -> Iterator[tuple[str, ...]]:
+        found = sentences(corpus, size=size, without=without, encoding=encoding)
+        return zip(found, found, strict=False) if pairs else ((sentence,) for sentence in found)
+
+    total = None
+    if not any(part.strip().startswith(HUB) for part in corpus.split(",")):
+        total = sum(1 for _ in tqdm(stream(), desc="counting the corpus", **bar))
+    drawn_from = iter(tqdm(stream(), desc="drawing from it", total=total, **bar))
     taken = seen = number = 0
-    while window := list(islice(stream, _WINDOW)):
+    while taken < budget and (window := list(islice(drawn_from, _WINDOW))):
         seen += len(window)
-        due = budget * seen / total
+        due = budget * seen / total if total else budget
         order = np.random.default_rng(number).permutation(len(window))
         for start in range(0, len(order), _AT_ONCE):
             if taken >= due:
@@ -64,11 +72,8 @@ def draw(
                     taken += len(ids)
                     yield ids
         number += 1
-
-
-def _stream(corpus: str, size: int | None, pairs: bool, without: TestTexts | None) -> Iterator[tuple[str, ...]]:
-    found = sentences(corpus, size=size, without=without)
-    return zip(found, found, strict=False) if pairs else ((sentence,) for sentence in found)
+    if not seen:
+        raise ValueError(f"corpus {corpus}: one sentence is no pair; give more text, or leave --pairs out")
 
 
 class TokenFile:
@@ -142,7 +147,8 @@ def passages(
         file = TokenFile(folder)
     else:
         drawn = draw(options.corpus, tokenizer, options.tokens, options.max_length, size,
-                     options.quiet or not is_first(), pairs, left_out(options.leave_out, options.data_dir))  # fmt: skip
+                     options.quiet or not is_first(), pairs, left_out(options.leave_out, options.data_dir),
+                     options.corpus_encoding)  # fmt: skip
         file = TokenFile.write(folder, drawn)
     count = len(file.lengths)
     if count < 2:

@@ -6,6 +6,7 @@ Each takes plain numbers (`spiketext.insight` gathers them) and returns a matplo
 
 from __future__ import annotations
 
+import html
 import io
 import logging
 import re
@@ -134,7 +135,10 @@ def over_steps(values: Sequence[float], label: str, title: str = "") -> Any:
 
 
 def inline(figure: Any, name: str) -> str:
-    """A figure as an <svg> for a page: no background, in the page's colour and letters; name keeps its ids apart."""
+    """A figure as an <svg> for a page: no background, in the page's colour and letters; name keeps its ids apart.
+
+    Who cannot see it is told its name, its title and what its axes are.
+    """
     import matplotlib
 
     stream = io.StringIO()
@@ -145,6 +149,9 @@ def inline(figure: Any, name: str) -> str:
         figure.savefig(stream, format="svg", transparent=True, metadata=quiet, dpi=150)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    axis = figure.axes[0]
+    told = ", ".join(filter(None, [name, axis.get_title(), axis.get_ylabel(), axis.get_xlabel()]))
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(told)}"', 1)
     ids = set(re.findall(r'\bid="([^"]+)"', svg))
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(url\(#|href="#)([^")]+)', lambda m: f"{m[1]}{name}-{m[2]}" if m[2] in ids else m[0], svg)

@@ -6,7 +6,6 @@ model. Scores are of the split that was asked for; test is read only when it is,
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ from markupsafe import Markup
 
 from spiketext import portraits
 from spiketext.about import describe_model, machine
-from spiketext.attacks import marked, saved
+from spiketext.attacks import VICTIM, marked, require_same, saved, weights_hash
 from spiketext.audit import audit
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet
 from spiketext.energy import energy
-from spiketext.evaluation import labels_for, note_test_reading, read_split, scores
-from spiketext.figures import save
+from spiketext.evaluation import at_least_one, labels_for, note_test_reading, read_split, readings_of_test, scores
+from spiketext.figures import capped, require_drawable, save
 from spiketext.insight import Reading, answers_by_step, calibration, confusion, legible, look_inside
 from spiketext.runs import read_json, write_whole
 
@@ -52,14 +51,18 @@ def report(
     text: whose spikes and attention are shown (None: one of the split); attack: the folder of an attack; figures: a
     folder for the pictures as SVG; reading: see `data.load`. A reading of the test split is counted in the model's
     folder.
-    Raises ValueError for an out that is not .html, without matplotlib, and as `evaluate`; FileNotFoundError when the
-    attack's folder has no such file.
+    Raises ValueError for an out that is not .html, without matplotlib, for an attack on another model, and as
+    `evaluate`; FileNotFoundError when the attack's folder has no such file.
     """
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: expected the name of a page, FILE.html")
+    at_least_one(limit=limit, batch_size=batch_size)
+    require_drawable()
     attacked = saved(Path(attack)) if attack else []
     text_set, part = read_split(data, split, **reading)
     network, tokenizer = load_classifier(model), load_tokenizer(model)
+    if attack:
+        _require_attacked(Path(attack), model, network)
     labels = labels_for(network, text_set, part, model)
     start = time.perf_counter()
     steps = answers_by_step(network, tokenizer, part.texts, part.pairs, batch_size, progress)
@@ -70,7 +73,6 @@ def report(
         "about": describe_model(model),
         "run": read_json(Path(model) / "run.json"),
         "result": read_json(Path(model) / "result.json"),
-        "test_reads": _lines(Path(model) / "test_reads.jsonl"),
         "data": {"name": text_set.name, "split": split, "rows": len(part), "hash": text_set.hash},
         "scores": found,
         "speed": {"texts_per_second": len(part) / seconds, "batch_size": batch_size, **machine()},
@@ -89,18 +91,28 @@ def report(
         for name, figure in drawn.items():
             save(figure, str(Path(figures) / f"{name}.svg"))
     page["figures"] = {name: Markup(portraits.inline(figure, name)) for name, figure in drawn.items()}
-    write_whole(Path(out), render(page))
     result = {"model": model, "data": text_set.name, "split": split, "rows": len(part), **found, "report": out,
               "figures": figures, "data_hash": text_set.hash, "time_steps": page["energy"]["time_steps"]}  # fmt: skip
     if split == "test":
         result["test_reads"] = note_test_reading(Path(model), result)
+    page["test_reads"] = readings_of_test(Path(model))
+    write_whole(Path(out), render(page))
     return result
+
+
+def _require_attacked(folder: Path, model: str, network: Any) -> None:
+    """Raises ValueError when an attack's folder says that it attacked another model."""
+    run = read_json(folder / "run.json") or {}
+    if (folder / VICTIM).exists():
+        require_same(folder, {"weights": weights_hash(network)})
+    elif Path(run.get("model", model)).resolve() != Path(model).resolve():
+        raise ValueError(f"--attack {folder}: attacked {run['model']}, expected {model}; name an attack on this model")
 
 
 def render(page: dict[str, Any]) -> str:
     """What `report` gathered as HTML; every text is escaped."""
     house = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked_words}
+    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked_words, "capped": capped}
     template = house.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
     return template.render(
         {"probabilities": None, "right": [], "wrong": [], "matrix": None, "calibration": None, **page}
@@ -120,15 +132,6 @@ def _excerpt(text: str, most: int = 320) -> str:
 
 def _marked_words(pieces: Sequence[str], changed: Sequence[int]) -> Markup:
     return Markup(marked(pieces, changed))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected one JSON object a line ({error})") from None
 
 
 def _answers(names: Sequence[str], part: Split, labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:

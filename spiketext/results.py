@@ -270,7 +270,7 @@ def _gap(cell: dict[str, Any], against: dict[str, Any]) -> str:
         return ""
     found = paired(cell, against)
     some = set(found["seeds"]) != set(cell["seeds"]) or set(found["seeds"]) != set(against["seeds"])
-    of = f", seed {', '.join(map(str, found['seeds']))}" if some else ""
+    of = f", {'seed' if len(found['seeds']) == 1 else 'seeds'} {', '.join(map(str, found['seeds']))}" if some else ""
     return f"{found['difference']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f}){of}"
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,21 +16,23 @@ from spiketext.processes import is_first, processes
 
 CHECKPOINTS = "checkpoints"
 _WHOLE = "complete"  # the file that says that a checkpoint was written to its end
+_DATA = "data.json"  # the hash of the texts that a run began with
+_CACHES = ("corpus/*", ".corpus-*/*", "*.answers")  # under CHECKPOINTS: what a training reads, nothing that it learned
 _UNESSENTIAL = ("quiet", "data_dir", "threads")  # do not change the result on one machine
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"  # opened as any file: its mode is what umask leaves
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with temporary.open("x", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -41,7 +44,8 @@ def read_json(path: Path) -> Any:
 class Run:
     """A run in a folder: run.json holds what was asked, result.json what came out, once it is complete.
 
-    options is a dataclass of `spiketext.options`. Of several processes only the first writes and removes.
+    options is a dataclass of `spiketext.options`. Of several processes only the first writes and removes. A run that
+    learned nothing yet makes way for another one, with what it had prepared. What a kill left of a complete one goes.
     Raises ValueError when the folder holds another run, or files that are not a run.
     """
 
@@ -58,17 +62,43 @@ class Run:
         config = self.out / "run.json"
         if not config.exists() and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise ValueError(f"--out {self.out}: exists and is not a run of spiketext; choose a new folder")
-        if not any(path.is_file() for path in self.out.rglob("*") if path != config):
-            write_whole(config, json.dumps(self.asked, indent=2))  # new, or given up before its first step
-            return
-        before = json.loads(config.read_text(encoding="utf-8"))
-        for name in sorted({*before, *self.asked} - set(_UNESSENTIAL)):
-            then = before.get(name, self.defaults.get(name))  # an option that is younger than the run
-            if then != self.asked.get(name):
-                raise ValueError(
-                    f"--out {self.out}: holds a run with {name} = {then!r}, asked is "
-                    f"{self.asked.get(name)!r}; choose another folder, or repeat the first command to resume"
-                )
+        before = read_json(config) or {}
+        then = {name: before.get(name, self.defaults.get(name)) for name in {*before, *self.asked}}  # younger options
+        others = sorted(name for name in set(then) - set(_UNESSENTIAL) if then[name] != self.asked.get(name))
+        if not self._has_begun():
+            if others and before:
+                shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+            (self.out / _DATA).unlink(missing_ok=True)
+            write_whole(config, json.dumps(self.asked, indent=2))
+        elif others:
+            raise ValueError(
+                f"--out {self.out}: holds a run with {others[0]} = {then[others[0]]!r}, asked is "
+                f"{self.asked.get(others[0])!r}; choose another folder, or repeat the first command to resume"
+            )
+        for unfinished in self.out.glob(".saving-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if (self.out / "result.json").exists():
+            shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+
+    def _has_begun(self) -> bool:
+        """Whether the folder holds more than a command and its caches; those of several processes are kept."""
+        prepared = {self.out / "run.json", self.out / _DATA}
+        if processes() == 1:  # else another one may be reading them
+            prepared |= {file for cache in _CACHES for file in (self.out / CHECKPOINTS).glob(cache)}
+        return any(path.is_file() for path in self.out.rglob("*") if path not in prepared)
+
+    def reads(self, name: str, text_hash: str) -> None:
+        """Keep the hash of the labelled texts of a run. Raises ValueError when it has begun, or ended, with others."""
+        result = self.result
+        before = (read_json(self.out / _DATA) if result is None else result) or {}
+        known = before.get("data_hash")
+        if known not in (None, text_hash):
+            raise ValueError(
+                f"--out {self.out}: holds a run on texts of {name} with the hash {known}, they now have {text_hash}; "
+                "choose another folder, or restore the texts"
+            )
+        if known is None and result is None and is_first():
+            write_whole(self.out / _DATA, json.dumps({"data": name, "data_hash": text_hash}))
 
     @property
     def result(self) -> dict[str, Any] | None:

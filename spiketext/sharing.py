@@ -17,13 +17,14 @@ from typing import Any
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 
 from spiketext import checkpoints
-from spiketext.evaluation import METRICS
+from spiketext.evaluation import METRICS, readings_of_test
 from spiketext.portable import NETWORKS, file_of, make_portable
 from spiketext.runs import read_json
 
 KEPT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
         "added_tokens.json", "vocab*", "merges.txt", "spiketext.json")  # fmt: skip
 _SPIKING = ("design", "time_steps", "code", "levels", "signed", "beta", "threshold", "attention_threshold", "reset")
+_READ = ("data", "data_hash", "time_steps", "precision", "confidence")  # readings that differ here are apart
 _PRIVATE = ("out", "data", "data_dir", "corpus", "threads", "quiet")  # of a command: say nothing, or where files lie
 
 _USE = """```python
@@ -119,18 +120,18 @@ def model_card(model: str, name: str) -> str:
 
 
 def _score_rows(result: dict, made: dict, folder: Path) -> list[dict[str, Any]]:
-    """Validation as the run ended, then the newest reading of test for each set and T."""
+    """Validation as the run ended, then the newest reading of test for each set, T, precision and confidence."""
     chosen = {name: value for name, value in (result.get("validation") or {}).items() if name in METRICS}
     row = {"data": made.get("data"), "hash": made.get("data_hash"), "split": "validation", "reads": "chosen on it"}
     rows = [row | chosen] if chosen else []
-    log = folder / "test_reads.jsonl"
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
-    newest = {(e["data"], e["data_hash"], e["time_steps"]): e for e in entries if any(m in e for m in METRICS)}
+    entries = readings_of_test(folder)
+    newest = {tuple(e[name] for name in _READ): e for e in entries if any(m in e for m in METRICS)}
     for entry in newest.values():
         reads = sum(e["data_hash"] == entry["data_hash"] for e in entries)
-        scores = {name: entry[name] for name in METRICS if name in entry}
-        rows.append({"data": entry["data"], "hash": entry["data_hash"], "split": "test", "reads": f"read {reads} x",
-                     "time_steps": entry["time_steps"], **scores})  # fmt: skip
+        shown = {name: entry[name] for name in (*_READ[2:], *METRICS) if name in entry}
+        rows.append(
+            {"data": entry["data"], "hash": entry["data_hash"], "split": "test", "reads": f"read {reads} x", **shown}
+        )
     return rows
 
 
@@ -141,9 +142,17 @@ def _eval_result(row: dict[str, Any], metric: str) -> EvalResult:
         dataset_name=f"{row['data']} (hash {row['hash']})",
         dataset_split=row["split"],
         metric_type=metric,
-        metric_name=metric if row.get("time_steps") is None else f"{metric} at T = {row['time_steps']}",
+        metric_name=" ".join([metric, *_how_read(row)]),
         metric_value=row[metric],
     )
+
+
+def _how_read(row: dict[str, Any]) -> list[str]:
+    """At which T, in which precision and with which confidence a row was read, as far as that is not plain."""
+    steps, precision, sure = (row.get(name) for name in _READ[2:])
+    return [*([f"at T = {steps}"] if steps is not None else []),
+            *([f"in {precision}"] if precision not in (None, "float32") else []),
+            *([f"stopped at confidence {sure}"] if sure is not None else [])]  # fmt: skip
 
 
 def _what(config: dict, made: dict, spiking: bool) -> str:
@@ -184,8 +193,8 @@ def _scores(rows: list[dict[str, Any]]) -> str:
     cells = []
     for row in rows:
         numbers = [f"{row[metric]:.4f}" if metric in row else "" for metric in metrics]
-        cells.append([row["data"], row["split"], row.get("time_steps", ""), *numbers, row["reads"]])
-    return "## Scores\n\n" + _table(["data", "split", "T", *metrics, "split was"], cells)
+        cells.append([row["data"], row["split"], " ".join(_how_read(row)), *numbers, row["reads"]])
+    return "## Scores\n\n" + _table(["data", "split", "read", *metrics, "split was"], cells)
 
 
 def _data(made: dict) -> str:
@@ -230,9 +239,16 @@ def _how(run: dict, result: dict) -> str:
     asked = {
         name: value for name, value in run.items() if name not in (*_PRIVATE, "command") and value not in (None, "")
     }
-    shown = {
-        name: Path(value).name if isinstance(value, str) and "/" in value else value for name, value in asked.items()
-    }
+    shown = {name: _without_folder(value) if isinstance(value, str) else value for name, value in asked.items()}
     spent = f" It took {result['wall_s']:.0f} s." if "wall_s" in result else ""
     settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in shown.items())
     return f"## How it was made\n\n`spiketext {run['command']}` with these settings:{spent}\n\n```toml\n{settings}\n```"
+
+
+def _without_folder(value: str) -> str:
+    """A setting without the folders of this machine; names with a slash, of the Hub or of sets, stay as they are."""
+
+    def local(part: str) -> bool:
+        return "/" in part and (part.startswith((".", "/", "~")) or Path(part).exists())
+
+    return ",".join(Path(part).name if local(part) else part for part in value.split(","))

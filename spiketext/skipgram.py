@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def vectors(options: VectorOptions) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=run.out / CHECKPOINTS) as folder:
         path, language = Path(folder) / "words.txt", options.language
         without = left_out(options.leave_out, options.data_dir)
-        language = language or language_of(islice(sentences(options.corpus), _LOOKED_AT))
-        count = _write(path, sentences(options.corpus, without=without), language, options.quiet)
+        read = partial(sentences, options.corpus, encoding=options.corpus_encoding)
+        language = language or language_of(islice(read(), _LOOKED_AT))
+        count = _write(path, read(without=without), language, options.quiet)
         try:
             model = Word2Vec(
                 corpus_file=str(path), vector_size=options.dimension, window=options.window, epochs=options.epochs,

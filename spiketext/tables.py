@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Literal, NamedTuple
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "review")
 PAIR_COLUMNS = ("text_pair", "sentence2")
 LABEL_COLUMNS = ("label",)
+
+csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters that Python allows
 
 
 class Row(NamedTuple):
@@ -84,8 +87,8 @@ def read_records(path: Path, delimiter: str | None = None, encoding: str = "utf-
 
     .csv has commas and quoted fields, .jsonl one object per line, .parquet is a table of its own; in all other files
     the fields are separated by tabs and quotes are literal. `delimiter` replaces comma or tab.
-    Raises:  ValueError as `read_text`, and for a file without rows, a row with too many or too few fields, unbalanced
-             quotes, or a line that is no JSON object; each names the row.
+    Raises:  ValueError as `read_text`, and for a file without rows, two columns of one name, a row with too many or too
+             few fields, unbalanced quotes, or a line that is no JSON object; each names the row.
     """
     kind = path.suffix.lower()
     if kind == ".parquet":
@@ -147,6 +150,8 @@ def _table_records(path: Path, text: str, delimiter: str | None) -> list[tuple[i
     except csv.Error as error:
         raise ValueError(f"{path}: row {len(rows)} cannot be read ({error}); check the quotes in it.") from None
     header = [name.strip() for name in rows[0]]
+    if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+        raise ValueError(f"{path}: has more than one column {listing(twice)}; rename or remove all but one of a name.")
     for number, fields in enumerate(rows[1:], 1):
         if fields and len(fields) != len(header):
             raise ValueError(
@@ -233,6 +238,23 @@ def complete_rows(path: Path, rows: Sequence[Row], skip_bad_rows: bool = False) 
     return [row for row in rows if row.number not in bad]
 
 
+def consistent_rows(path: Path, rows: Sequence[Row], skip_bad_rows: bool = False) -> list[Row]:
+    """Return the rows without those whose text occurs with another label too.
+
+    Raises:  ValueError naming the first such row and one that it contradicts, unless skip_bad_rows.
+    """
+    both = contradictory(rows)
+    bad = [row for row in rows if text_key(row) in both]
+    if bad and not skip_bad_rows:
+        other = next(row for row in bad if text_key(row) == text_key(bad[0]) and row.label != bad[0].label)
+        raise ValueError(
+            f"{path}: row {bad[0].number} has label {shown(bad[0].label)} and row {other.number} with the same text "
+            f"{shown(other.label)} (rows that contradict others: {len(bad)}). Correct such rows, or drop them with "
+            f"--skip-bad-rows."
+        )
+    return [row for row in rows if text_key(row) not in both]
+
+
 def number_of(path: Path, row: int, value: str | float) -> float:
     """Return a label as a finite number; raises ValueError naming file, row and value if it is none."""
     try:
@@ -242,3 +264,26 @@ def number_of(path: Path, row: int, value: str | float) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{path}: row {row} has label {shown(value)}, expected a number, as the task is regression.")
     return number
+
+
+def class_names(path: Path, rows: Sequence[Row]) -> list[str]:
+    """Return the labels that occur, sorted; as numbers if all are integers. Raises ValueError if it is one only."""
+    labels = sorted({str(row.label) for row in rows})
+    if len(labels) < 2:
+        raise ValueError(
+            f"{path} has one class, {shown(labels[0])}, expected at least 2. "
+            f"Is another column the label? Name it with --label-column."
+        )
+    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
+        labels.sort(key=int)
+    return labels
+
+
+def require_known_labels(path: Path, rows: Iterable[Row], train: Path, labels: list[str]) -> None:
+    """Raise ValueError naming the first row whose label is none of those in the train file."""
+    for row in rows:
+        if row.label not in labels:
+            raise ValueError(
+                f"{path}: row {row.number} has label {shown(row.label)}, expected one of those in {train.name}: "
+                f"{listing(labels)}. Correct the row, or add the class to {train.name}."
+            )

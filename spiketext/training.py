@@ -29,12 +29,15 @@ from spiketext.losses import at_least_float32, label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertModel
 from spiketext.options import DataOptions, StudentOptions, TaskOptions, TeacherOptions, TrainingOptions, TrainOptions
 from spiketext.rates import RateBudget
-from spiketext.runs import Run
+from spiketext.runs import Run, read_json
 from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
 
 DENSE = "dense"  # the preset of a student without spikes
 _SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers", "max_position_embeddings",
           "type_vocab_size", "layer_norm_eps", "vocab_size")  # fmt: skip
+_ORIGINS = {"teacher": ("model",), "train": ("start",), "distill": ("teacher", "student"), "pretrain": ("teacher",),
+            "mlm": ("model",), "convert": ("model",)}  # fmt: skip
+_OVERLAPS = ({"mr"}, {"sst2", "sst5", "glue/sst2"})  # 815 of the 1821 test sentences of SST-2 are in MR
 _CONSTANTS = ("beta", "threshold", "attention_threshold", "alpha")
 
 
@@ -189,9 +192,11 @@ def new_encoder(config: SpikeBertConfig | BertConfig) -> PreTrainedModel:
 
 def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
     run = Run(command, options)
+    text_set = read(options)
+    run.reads(text_set.name, text_set.hash)
     if run.result is not None:
         return run.result
-    text_set = read(options)
+    require_unseen(run, text_set)
     prepare(options)
     model, tokenizer = build(text_set)
     rows, validation = (
@@ -204,6 +209,33 @@ def _learn_labels(command: str, options: Any, build: Any) -> dict[str, Any]:
     return finish(run, model, tokenizer, command, text_set, result)
 
 
+def _origins(asked: dict[str, Any]) -> list[str]:
+    """The models that a run of a command (`Run.asked`) learns from or goes on with: folders or names."""
+    return [asked[name] for name in _ORIGINS.get(asked.get("command", ""), ()) if asked.get(name)]
+
+
+def seen_by(model: str) -> set[str]:
+    """The labelled sets that a model of a folder has learned from, or a teacher or start of it; of a name: none."""
+    about, asked = (read_json(Path(model) / name) or {} for name in ("spiketext.json", "run.json"))
+    if "data_seen" in about:
+        return set(about["data_seen"])
+    own = {about["data"]} if "data" in about and about.get("command") != "convert" else set()
+    older = (origin for origin in _origins(asked) if Path(origin).resolve() != Path(model).resolve())
+    return own.union(*map(seen_by, older))  # saved before it was written down
+
+
+def require_unseen(run: Run, text_set: TextSet) -> None:
+    """Raises ValueError where a teacher or start of a run has learned sentences of its test split with their labels."""
+    for group in _OVERLAPS:
+        others = set().union(*(known for known in _OVERLAPS if known != group))
+        for origin in _origins(run.asked) if text_set.name in group else ():
+            if known := sorted(seen_by(origin) & others):
+                raise ValueError(
+                    f"data {text_set.name}: {origin} has learned from {', '.join(known)}, which has many of the same "
+                    "sentences with labels; take a model that has not"
+                )
+
+
 def finish(
     run: Run,
     model: PreTrainedModel,
@@ -214,9 +246,11 @@ def finish(
     save_more: Callable[[str], None] = lambda folder: None,
 ) -> dict[str, Any]:
     """Save a trained model, what else belongs to it, and what came out into the run's folder."""
-    about = {"command": command, "parameters": sum(p.numel() for p in model.parameters())}
+    about: dict[str, Any] = {"command": command, "parameters": sum(p.numel() for p in model.parameters())}
     if text_set is not None:
         about |= {"data": text_set.name, "data_hash": text_set.hash, "notes": text_set.notes}
+    labelled = {text_set.name} if text_set is not None and command != "convert" else set()
+    about["data_seen"] = sorted(labelled.union(*(seen_by(folder) for folder in _origins(run.asked))))
     history = result.pop("history")
 
     def save(folder: str) -> None:

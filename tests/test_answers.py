@@ -127,3 +127,18 @@ def test_stage_2_asks_for_each_text_once_and_leaves_no_file(
     expected = reads * train + (1 if cache else 2) * validation
     assert expected - 10 < sum(asked) <= expected  # a few of 16 tokens are equal
     assert json.loads((out / "result.json").read_text())["steps"] > 0 and not list(out.rglob("*.answers"))
+
+
+def test_texts_that_never_come_again_are_asked_alike_whatever_else_is_known(network, rows, tmp_path):
+    """A resumed run knows the gold texts of a batch, another one asks for them: augmented ones see neither."""
+    order = rows.lengths.argsort()
+    inputs, again = batch(rows, int(order[-1]), int(order[0]), int(order[1])), torch.tensor([1, 0, 0])
+    shapes, answers = [], []
+    for _ in range(2):
+        teacher = Teacher(network, LAYERS)
+        ask = teacher._ask
+        teacher._ask = lambda asked, ask=ask: shapes.append(tuple(asked["input_ids"].shape)) or ask(asked)  # type: ignore[method-assign]
+        teacher.remember(tmp_path / "a", 1e9)
+        answers.append(teacher(inputs, again))
+    assert shapes == [(1, rows.lengths.max()), (2, rows.lengths[order[1]]), (2, rows.lengths[order[1]])]
+    assert equal(*answers, inputs["attention_mask"])

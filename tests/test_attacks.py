@@ -403,6 +403,22 @@ def test_a_killed_attack_ends_with_the_same_bytes(spiking, tiny_vectors, tmp_pat
     assert results[0] | {"wall_s": 0} == results[1] | {"wall_s": 0}
 
 
+def test_a_folder_of_another_model_or_data_is_not_continued(tmp_path):
+    asked = {"weights": "a" * 64, "data_hash": "b" * 64}
+    attacks.require_same(tmp_path, asked)  # an older folder says nothing
+    (tmp_path / attacks.VICTIM).write_text(json.dumps(asked))
+    attacks.require_same(tmp_path, asked)
+    for name in asked:
+        with pytest.raises(ValueError, match=f"holds an attack with {name} "):
+            attacks.require_same(tmp_path, asked | {name: "c" * 64})
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    record = {"text": "one\u2028two\x85three"}
+    (tmp_path / attacks.ATTACKS).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert attacks.saved(tmp_path) == list(attacks._mended(tmp_path / attacks.ATTACKS)) == [record]
+
+
 def test_test_is_logged_once_however_often_a_run_is_asked_for(spiking, tiny_vectors, tmp_path, toy_wordnet):
     log = Path(spiking) / "test_reads.jsonl"
     before = len(log.read_text().splitlines()) if log.exists() else 0
@@ -420,7 +436,7 @@ def test_test_is_logged_once_however_often_a_run_is_asked_for(spiking, tiny_vect
         (["--recipe", "nope"], "recipe: expected one of textfooler"),
         (["--setting", "mine"], "setting: expected paper or own"),
         (["--noise", "loud"], "noise: expected one of fixed"),
-        (["--limit", "0"], "draws and limit: expected at least 1"),
+        (["--limit", "0"], "limit: expected a whole number, at least 1; got 0"),
         (["--split", "dev"], "split: expected one of"),
         (["--data-dir", "/nowhere"], "WordNet: NLTK finds no"),
     ],

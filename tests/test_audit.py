@@ -149,6 +149,7 @@ def test_the_command_prints_tables_and_json(saved, capsys):
         (["--split", "dev"], "expected one of"),
         (["--limit", "0"], "at least 1 text"),
         (["--data", "nothing"], "nothing"),
+        (["--batch-size", "-32", "--strict"], "batch_size: expected at least 1, got -32"),
     ],
 )
 def test_bad_input_is_one_clear_line(saved, capsys, argv, said):

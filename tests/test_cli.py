@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
+import importlib
 import io
 import json
 import os
@@ -14,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+import spiketext
 from spiketext.cli import STAGES, build_parser, main
-from spiketext.commands import options_from
+from spiketext.commands import _show_each, options_from
 
 TINY = ["--quiet", "--threads", "1", "--epochs", "1", "--max-length", "32", "--batch-size", "16"]
 
@@ -97,6 +100,7 @@ def test_evaluate_prints_scores_and_json(trained, own, capsys):
     assert main(["evaluate", "--model", trained["spiking"], "--data", str(own), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["split"] == "validation" and 0 < found["firing_rate"] < 1
+    assert found["sends"] == "ternary, T = 1, default design"
     assert main(["evaluate", "--model", trained["spiking"], "--data", str(own), "--time-steps", "2"]) == 0
     assert "time_steps" in capsys.readouterr().out
 
@@ -238,6 +242,62 @@ def test_a_config_with_an_unknown_key_is_refused(tmp_path, capsys):
     assert "unknown key 'epoch'" in refused(capsys, "teacher", "--config", str(tmp_path / "c.toml"))
     (tmp_path / "d.toml").write_text("epochs = = 3\n")
     assert "not TOML" in refused(capsys, "teacher", "--config", str(tmp_path / "d.toml"))
+    (tmp_path / "e.toml").write_bytes(b"\x00\xff\xfe")
+    assert "e.toml: byte 1 is not UTF-8" in refused(capsys, "teacher", "--config", str(tmp_path / "e.toml"))
+    (tmp_path / "f.toml").write_text('epochs = "three"\n')
+    assert "epochs: expected a number, above 0; got 'three'" in refused(
+        capsys, "teacher", "--config", str(tmp_path / "f.toml")
+    )
+
+
+WEIGHTS = ("--feature-weight", "0", "--embedding-weight", "0", "--logit-weight", "0", "--label-weight", "0")
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    (("distill", *WEIGHTS), "label_weight: expected one above 0"),
+    (("pretrain", *WEIGHTS[:4]), "feature_weight, embedding_weight: expected one above 0"),
+    (("distill", "--label-weight", "nan"), "label_weight: expected a number, at least 0; got nan"),
+    (("distill", "--feature-norm", "l1"), "feature_norm: expected text, one of euclidean, mse; got 'l1'"),
+    (("distill", "--feature-weight", "-1"), "feature_weight"),
+    (("distill", "--temperature", "0"), "temperature"),
+    (("distill", "--teacher-cache", "-5"), "teacher_cache"),
+    (("train", "--epochs", "-1"), "epochs"),
+    (("train", "--evals-per-epoch", "0"), "evals_per_epoch"),
+    (("train", "--threads", "-3"), "threads"),
+    (("train", "--patience", "-1"), "patience"),
+    (("train", "--batch-size", "0"), "batch_size"),
+    (("train", "--max-grad-norm", "-1"), "max_grad_norm"),
+    (("train", "--warmup", "1.5"), "warmup: expected a number, at least 0, below 1; got 1.5"),
+    (("train", "--max-length", "0"), "max_length"),
+    (("teacher", "--max-length", "1000"), "max_length: expected a whole number, at least 2, at most 512; got 1000"),
+])  # fmt: skip
+def test_a_value_out_of_range_is_one_line(argv, expected, capsys):
+    assert expected in refused(capsys, *argv)
+
+
+def test_pairs_and_single_texts_are_not_mixed_and_nothing_is_no_text(tmp_path, capsys):
+    path = tmp_path / "texts.txt"
+    path.write_text("a\tb\nc\nd\te\n")
+    assert "text 2 of 3 has no tab" in refused(capsys, "predict", "--model", "x", "--file", str(path))
+    path.write_text("")
+    assert "no texts" in refused(capsys, "predict", "--model", "x", "--file", str(path))
+
+
+def test_several_results_are_one_json_document(capsys):
+    results = [{"json": {"name": name}, "table": name} for name in "ab"]
+    for count, expected in ((1, {"name": "a"}), (2, [{"name": "a"}, {"name": "b"}])):
+        _show_each(results[:count], argparse.Namespace(json=True), count)
+        assert json.loads(capsys.readouterr().out) == expected
+    _show_each(results, argparse.Namespace(json=False), 2)
+    assert capsys.readouterr().out == "a\nb\n"
+
+
+@pytest.mark.parametrize("name", ["energy", "audit", "report", "bench", "reproduce"])
+def test_a_room_is_called_as_its_function(name, monkeypatch):
+    room = importlib.import_module(f"spiketext.{name}")
+    monkeypatch.setattr(room, name, lambda *args, **asked: (args, asked))
+    for _ in range(2):
+        assert getattr(spiketext, name)(1, two=2) == ((1,), {"two": 2})
 
 
 def test_a_reader_that_leaves_is_no_error():

@@ -17,8 +17,11 @@ from spiketext.conversion import (
     slope,
     spiking_from,
 )
+from spiketext.evaluation import longest, rows_for
 from spiketext.figures import log_curves
 from spiketext.models import TAILORED, TextCnnConfig, TextCnnForSequenceClassification
+from spiketext.options import TrainOptions
+from spiketext.training import keep_reading
 
 STEPS = (10, 20, 50, 100, 200, 500, 1000)
 
@@ -43,6 +46,14 @@ def test_without_normalisation_every_weight_is_the_dense_one(model):
     assert set(after) - set(before) == {"textcnn.passes"}
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert spiking.config.pool_gain == 1 and spiking.config.id2label == model.config.id2label
+
+
+def test_a_converted_network_reads_texts_as_the_dense_one_learned_to(tiny_tokenizer):
+    model = dense(**TAILORED)
+    keep_reading(model, TrainOptions(max_length=8, truncation="head-tail"))
+    for network in (model, spiking_from(model)):
+        rows = rows_for(network, tiny_tokenizer, ["word " * 100])
+        assert longest(network, tiny_tokenizer) == rows.lengths[0] == 8 and rows.truncation == "head-tail"
 
 
 def test_nothing_of_a_conversion_is_random(model, batch):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
 import tarfile
 from pathlib import Path
 
 import pytest
+from conftest import missing
 
 from spiketext.corpora import TestTexts, files, overlap, sentences
 from spiketext.data import Split, TextSet
+from spiketext.options import MlmOptions
+from spiketext.passages import passages
+from spiketext.runs import Run
 
 ONE, TWO = "The first sentence is here.", "And this is the second one."
 
@@ -49,11 +54,22 @@ def test_a_plain_or_gzip_file_gives_its_sentences(tmp_path, name):
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz")])
-def test_an_archive_gives_those_of_all_its_members_with_hard_wrapped_lines_joined(tmp_path, name, mode):
+def test_an_archive_gives_those_of_its_text_members_with_hard_wrapped_lines_joined(tmp_path, name, mode):
     archive = pack(
-        tmp_path / name, mode, one="The first sentence\nis here.\n\nAnother paragraph without end\n", two=TWO
+        tmp_path / name,
+        mode,
+        **{
+            "one.txt": "The first sentence\nis here.\n\nAnother paragraph without end\n",
+            "two.jsonl": f'{{"text": "{TWO}"}}\n',
+            "readme.md": "This member is not of the corpus at all.",
+        },
     )
     assert read(archive) == [ONE, "Another paragraph without end", TWO]
+
+
+def test_an_archive_without_text_members_says_which_it_expects(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.tar: none of its members ends in \.txt, \.gz"):
+        read(pack(tmp_path / "a.tar", "w", wiki_00=ONE))
 
 
 def test_a_folder_gives_its_text_files_in_the_order_of_their_paths(tmp_path):
@@ -90,8 +106,8 @@ def test_an_empty_corpus_is_an_error(tmp_path):
 # Lines and sentences --------------------------------------------------------------------------------------------------
 
 
-def lines(tmp_path: Path, text: str, encoding: str = "utf-8", **options) -> list[str]:
-    return read(write(tmp_path / "corpus.txt", text, encoding), **options)
+def lines(tmp_path: Path, text: str, written: str = "utf-8", **options) -> list[str]:
+    return read(write(tmp_path / "corpus.txt", text, written), **options)
 
 
 def test_a_line_ends_a_sentence_and_blank_lines_are_nothing(tmp_path):
@@ -173,14 +189,61 @@ def test_latin_1_is_read_where_a_line_is_not_utf_8(tmp_path):
     assert lines(tmp_path, "The café on the corner.\n", "utf-8") == ["The café on the corner."]
 
 
+def test_another_encoding_is_an_error_that_names_line_and_option_until_it_is_given(tmp_path):
+    text = f"{ONE}\n今天的天气真的很好。我们一起去公园散步吧！\n"
+    message = r"corpus\.txt: line 2 is not utf-8 .*--corpus-encoding, for example gb18030"
+    with pytest.raises(ValueError, match=message):
+        lines(tmp_path, text, "gb18030")
+    expected = [ONE, "今天的天气真的很好。", "我们一起去公园散步吧！"]
+    assert lines(tmp_path, text, "gb18030", encoding="gb18030") == expected
+    with pytest.raises(ValueError, match="'utf-9' is no text encoding"):
+        lines(tmp_path, text, "utf-8", encoding="utf-9")
+    with pytest.raises(ValueError, match="line 1 is not ascii"):
+        lines(tmp_path, "The café on the corner.", "utf-8", encoding="ascii")
+
+
+def test_a_training_reads_a_corpus_in_the_encoding_that_was_asked_for(tmp_path, tiny_tokenizer):
+    corpus = write(tmp_path / "corpus.txt", "今天的天气真的很好。\n我们一起去公园散步吧！\n" * 20, "gb18030")
+    asked = {"corpus": str(corpus), "tokens": 100, "quiet": True}
+    with pytest.raises(ValueError, match="--corpus-encoding"):
+        passages(Run("mlm", MlmOptions(out=str(tmp_path / "one"), **asked)), tiny_tokenizer, MlmOptions(**asked))
+    asked["corpus_encoding"] = "gb18030"
+    run = Run("mlm", MlmOptions(out=str(tmp_path / "two"), **asked))
+    assert passages(run, tiny_tokenizer, MlmOptions(**asked)).tokens >= 100
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_a_line_of_more_than_a_mebibyte_is_read_in_pieces_without_losing_a_character(tmp_path, encoding):
+    text = "天气真的很好" * 100_000
+    assert "".join(lines(tmp_path, f"x{text}\n{ONE}", encoding, encoding=encoding)) == f"x{text}{ONE}"
+
+
+def test_a_record_of_more_than_a_mebibyte_is_read_whole(tmp_path):
+    text = "one more word " * 100_000
+    assert read(write(tmp_path / "long.jsonl", json.dumps({"text": text}) + "\n")) == [text.strip()]
+
+
+def test_a_column_that_holds_no_texts_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="column 'text' holds int in line 2, expected texts"):
+        read(write(tmp_path / "a.jsonl", f'{{"text": "{ONE}"}}\n{{"text": 3}}\n'))
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        missing("pyarrow is not installed; pip install 'spiketext[parquet]'")
+    parquet.write_table(pyarrow.table({"text": [1, 2], "body": [ONE, TWO]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'text' holds int64, expected texts"):
+        read(tmp_path / "a.parquet")
+
+
 # Test texts in a corpus -----------------------------------------------------------------------------------------------
 
 
 LONG = "a film that is so much more than the sum of its parts"
 
 
-def text_set(*test: str) -> TextSet:
-    part = Split(list(test), None, [0] * len(test))
+def text_set(*test: str, pairs: tuple[str, ...] | None = None) -> TextSet:
+    part = Split(list(test), list(pairs) if pairs else None, [0] * len(test))
     return TextSet("set", "classification", ["a"], "accuracy", {"train": part, "validation": part, "test": part}, [])
 
 
@@ -214,6 +277,11 @@ def test_a_short_test_text_is_found_as_a_line_or_a_sentence_but_not_within_one(t
     assert found(tmp_path, "It was a very good film in my eyes.", "a very good film")["test_texts_found"] == 0
 
 
+def test_a_text_of_two_words_stands_everywhere_by_chance_and_is_only_counted(tmp_path):
+    result = found(tmp_path, "No more! Then we left the house.\nNo more.", "no more .", "好吃", "", "no more of it")
+    assert (result["test_texts"], result["too_short"], result["test_texts_found"]) == (3, 2, 0)
+
+
 def test_test_texts_are_left_out_and_nothing_else(tmp_path):
     corpus = write(tmp_path / "corpus.txt", f"{ONE}\nThey said {LONG}, as you know. {TWO}\nSo it was with us. "
                    f"A very good film. Then we left the house.\n{TWO}\n{LONG.upper()}\n")  # fmt: skip
@@ -234,5 +302,36 @@ def test_the_first_text_found_is_shown(tmp_path):
     assert found(tmp_path, LONG, LONG)["first"] == LONG
 
 
-def test_a_chinese_test_text_is_found_as_a_sentence(tmp_path):
-    assert found(tmp_path, "我们去了。房间很干净也很安静。以后还来。", "房间很干净也很安静")["test_texts_found"] == 1
+@pytest.mark.parametrize(
+    ("corpus", "test", "times"),
+    [
+        ("我们去了。房间很干净也很安静。以后还来。", "房间很干净也很安静", 1),
+        ("朋友说房间很干净，也很安静，以后还来", "房间很干净也很安静", 1),
+        ("我们去了。味道很好！以后还来。", "味道很好", 1),
+        ("朋友说味道很好，以后还来", "味道很好", 0),
+    ],
+)
+def test_of_chinese_each_character_is_a_word(tmp_path, corpus, test, times):
+    assert found(tmp_path, corpus, test)["test_texts_found"] == times
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("i do n't think it 's bad", "I don't think it's bad!"),
+        ("a film ( the second ) of his", "a film -lrb- the second -rrb- of his"),
+        ("it can not be wo n't", "It cannot be won’t"),
+        ("he didn 't go _very_ far", "He didn't go very far"),
+    ],
+)
+def test_spellings_of_tokenised_text_hide_nothing(tmp_path, one, other):
+    for corpus, test in ((one, other), (other, one)):
+        result = found(tmp_path, f"Here it is. {corpus[0].upper()}{corpus[1:]}. That was it.", test)
+        assert (result["test_texts_found"], result["first"]) == (1, test)
+
+
+def test_the_second_texts_of_pairs_are_looked_for_too(tmp_path):
+    corpus = write(tmp_path / "corpus.txt", f"They called it {LONG}.\n{ONE}\n")
+    known = text_set("something else", pairs=(LONG,))
+    assert overlap(str(corpus), known)["test_texts_found"] == 1
+    assert read(corpus, without=TestTexts([known])) == [ONE]

@@ -191,12 +191,29 @@ def test_bad_rows_are_dropped_and_counted_when_asked(tmp_path):
     assert "2 of 22 rows of a.csv dropped: without text or label" in text_set.notes
 
 
+def test_rows_that_contradict_each_other_are_an_error_or_dropped(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [*polar(20), ("So it is.", "good"), ("so  it is.", "bad")])
+    with raises(r"a\.csv: row 21 has label 'good' and row 22 with the same text 'bad' .*--skip-bad-rows"):
+        load(path)
+    text_set = load(path, skip_bad_rows=True)
+    assert sum(map(len, text_set.splits.values())) == 20
+    assert "2 of 22 rows of a.csv dropped: contradictory" in text_set.notes
+    scores = write_csv(tmp_path / "b.csv", [("So it is.", n) for n in range(3)] + [(f"text {n}", n) for n in range(30)])
+    assert load(scores, task="regression")  # two people may give two scores
+
+
+def test_a_text_may_be_longer_than_python_lets_a_field_be(tmp_path):
+    text = "word " * 40_000
+    found = load(write_csv(tmp_path / "a.csv", [(f"{n} {text}", label) for n, (_, label) in enumerate(polar(6))]))
+    assert len(found.splits["train"].texts[0]) > 131_072
+
+
 def test_check_counts_what_a_user_should_know(tmp_path):
-    train = [("a b c", "bad"), ("A  b c", "good"), ("味道还可以。", "good")]
-    report = check(load(write_folder(tmp_path / "mine", train=train)))
+    train = [("a b c", "bad"), ("A  b c", "bad"), ("味道还可以。", "good")]
+    report = check(load(write_folder(tmp_path / "mine", train=train, test=[("a b c", "good")])))
     found = report["splits"]["train"]
     assert (found["rows"], found["duplicates"], found["max_words"]) == (3, 1, 6)
-    assert found["classes"] == {"bad": 1, "good": 2}
+    assert found["classes"] == {"bad": 2, "good": 1}
     assert found["mean_words"] == 4
     assert report["contradictions"] == 1
 
@@ -207,6 +224,13 @@ def test_check_counts_what_a_user_should_know(tmp_path):
 def test_an_unknown_set_suggests_the_nearest():
     with raises(r"no set, file or folder 'glue/mprc'\. Did you mean 'glue/mrpc'\? Built-in sets: mr, sst2"):
         load("glue/mprc")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_data_is_not_the_current_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(write_folder(tmp_path / "mine"))
+    with raises(r"no data is named; name a built-in set, a file, .* with --data"):
+        load(name)
 
 
 def test_a_missing_file_is_named():
@@ -279,6 +303,7 @@ FILE_ERRORS = {
                        r"body, label\. Name the right one with --text-column"),
     "no label column": (b"text,class\na,b\n", {}, r"no column label; its columns are text, class\..*--label-column"),
     "wrong text column": (b"text,label\na,b\n", {"text_column": "x"}, r"no column 'x' \(given by --text-column\)"),
+    "column twice": (b"text,label,text\na,b,c\n", {}, r"a\.csv: has more than one column text; rename or remove"),
     "wrong pair column": (b"text,label\na,b\n", {"pair_column": "x"}, r"no column 'x' \(given by --pair-column\)"),
     "other delimiter": (b"text;label\na;b\n", {}, r"its columns are text;label\..*the separator with --delimiter"),
     "empty": (b"", {}, r"a\.csv is empty"),

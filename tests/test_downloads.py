@@ -162,6 +162,34 @@ def test_a_file_inside_a_zip_is_taken_out(server, monkeypatch):
         assert files_in_cache() == []
 
 
+def test_a_damaged_zip_is_thrown_away_and_a_rest_of_its_text_does_no_harm(server, monkeypatch):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("set/part.txt", BODY)
+    rotten = bytearray(packed.getvalue())
+    rotten[60:90] = b"\xff" * 30  # in the middle of what is deflated
+    server.bodies |= {"/set.zip": packed.getvalue(), "/rotten.zip": bytes(rotten)}
+    whole = Source(hashlib.sha256(BODY).hexdigest(), f"{server.address}/set.zip", "set/part.txt")
+    monkeypatch.setitem(SOURCES, FILE, whole._replace(address=f"{server.address}/rotten.zip"))
+    with pytest.raises(OSError, match=r"is no zip with set/part\.txt in it, or a damaged one .*thrown away"):
+        fetch(FILE)
+    assert files_in_cache() == []
+    monkeypatch.setitem(SOURCES, FILE, whole)
+
+    def killed(*streams):
+        streams[1].write(BODY[:100])
+        raise SystemExit
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(downloads, "_transfer", lambda address, part: part.write_bytes(packed.getvalue()))
+        patched.setattr(Path, "unlink", lambda *args, **how: None)  # a killed process tidies nothing up
+        patched.setattr(downloads.shutil, "copyfileobj", killed)
+        fetch(FILE)
+    assert files_in_cache() == [".subj.objective.part", ".subj.objective.unpacked"]
+    assert (cache_folder() / "Subj/.subj.objective.part").read_bytes() == packed.getvalue()
+    assert fetch(FILE).read_bytes() == BODY and files_in_cache() == ["subj.objective"]
+
+
 def _fetch_in_a_process(address: str) -> None:
     SOURCES[FILE] = Source(hashlib.sha256(BODY).hexdigest(), address)
     fetch(FILE)

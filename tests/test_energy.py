@@ -26,6 +26,7 @@ from spiketext.counting import Counter, count, spread
 from spiketext.energy import (
     PRECISIONS,
     SHAPES,
+    _for_one,
     comparisons,
     compute,
     energy,
@@ -36,7 +37,7 @@ from spiketext.energy import (
     traffic,
     work,
 )
-from spiketext.figures import MARKERS, accuracy_against_energy, columns
+from spiketext.figures import MARKERS, accuracy_against_energy, capped, columns
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.models.unrolling import unroll
 from spiketext.neurons import LIF, NormLIF
@@ -534,6 +535,9 @@ def test_a_network_whose_neurons_alone_cost_more_never_breaks_even():
     w = work(counted(spiking(), ids(4, 6)))
     rows = comparisons(w._replace(updates=1e12))
     assert all(row["break-even density %"] is None and row["of dense %"] > 100 for row in rows)
+    assert {row["cheaper"] for row in rows} == {"never"}
+    few = comparisons(w._replace(ac=0.0, coincidences=0.0, mac=0.0, updates=0.0, spikes=1.0, norms=0.0, additions=0.0))
+    assert few[0]["cheaper"] == "at any density"
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -598,7 +602,11 @@ def test_references_are_printed(capsys):
         (["--model", "spiking", "--data", "demo", "--split", "dev"], "expected one of train, validation, test"),
         (["--model", "broken", "--data", "demo", "--limit", "2"], "NaN"),
         (["--model", "nowhere", "--data", "demo"], "cannot be read"),
-        (["--model", "spiking", "--data", "demo", "--limit", "2", "--plot", "picture.nothing"], "picture"),
+        (["--model", "spiking", "--data", "nothing", "--limit", "2", "--plot", "picture.nothing"], "picture"),
+        (["--model", "spiking", "--data", "demo", "--batch-size", "0"], "batch_size: expected at least 1, got 0"),
+        (["--model", "spiking", "--data", "demo", "--time-steps", "-2"], "time_steps: expected at least 1, got -2"),
+        (["--model", "dense", "--data", "demo", "--time-steps", "2"], "is dense and has no time"),
+        (["--model", "owner/name", "--data", "demo", "--save"], "--save: owner/name is no folder"),
     ],
 )
 def test_bad_input_is_one_clear_line(folders, capsys, argv, said, tmp_path, monkeypatch):
@@ -640,6 +648,16 @@ def test_pictures_are_written(folders, tmp_path):
         accuracy_against_energy([points[0] | {"kind": "other"}], str(tmp_path / "no.png"))
     with pytest.raises(ValueError, match="no points"):
         accuracy_against_energy([], str(tmp_path / "no.png"))
+
+
+def test_a_break_even_above_any_density_is_shown_as_such():
+    rows = [{"break-even density %": value} for value in (None, 40.0, 130.0)]
+    assert [row["break-even density %"] for row in capped(rows)] == [None, 40.0, "> 100"]
+
+
+def test_a_meter_tells_of_one_text():
+    assert _for_one({"seconds": 4.0, "meters": {"card 0": 10.0}}, 4) == {"seconds": 1.0, "meters": {"card 0": 2.5}}
+    assert _for_one({"seconds": 4.0, "meters": meter.NONE}, 4)["meters"] == meter.NONE
 
 
 def test_columns_are_aligned():

@@ -9,8 +9,11 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from conftest import LocalServer, missing
 
+from spiketext.corpora import sentences
 from spiketext.data import load
 from spiketext.hubsets import _parts, looks_like_one
+from spiketext.passages import draw
+from spiketext.tables import read_table as table_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -109,6 +112,21 @@ def test_missing_splits_are_cut_off_train(hub, files, sizes):
     assert rows[2] == sizes[2] and abs(rows[1] - sizes[1]) <= 2 and sum(rows) == sum(sizes)
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_split_whose_labels_are_all_minus_one_has_none_and_is_read_once(hub, kind, monkeypatch):
+    rows = [{"text": f"text {n}", "label": -1} for n in range(9)]
+    test = "".join(json.dumps(row) + "\n" for row in rows) if kind == "jsonl" else "text,label\n" + "a,-1\n" * 9
+    hub.sets["some/news", "main"] = {f"train.{kind}": table(60, 0, kind), f"dev.{kind}": table(9, 100, kind),
+                                     f"test.{kind}": test.encode()}  # fmt: skip
+    read: list[str] = []
+    monkeypatch.setattr(
+        "spiketext.data.read_table", lambda path, **how: read.append(path.name) or table_of(path, **how)
+    )
+    found = load("some/news")
+    assert "its test rows have no labels and are left out" in found.notes
+    assert len(found.splits["test"]) == 9 and len(read) == 3
+
+
 def test_a_set_of_several_parts_wants_a_name(hub):
     both = {f"{part}/{split}.csv": table(30, 100 * n) for part in ("cola", "rte")
             for n, split in enumerate(("train", "validation", "test"))}  # fmt: skip
@@ -168,6 +186,28 @@ def test_paths_are_no_names_and_names_no_paths():
         assert not looks_like_one(path)
 
 
+def test_a_corpus_is_fetched_once_and_read_offline(hub, monkeypatch):
+    hub.sets["some/corpus", "main"] = {"a.jsonl": table(3, 0, "jsonl"), "b.txt": b"And this is the last one.\n",
+                                       "README.md": b"x"}  # fmt: skip
+    expected = ["text number 0 of it", "text number 1 of it", "text number 2 of it", "And this is the last one."]
+    assert list(sentences("hub:some/corpus")) == expected
+    assert list(sentences("hub:some/corpus/*.txt")) == expected[3:]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.seen.clear()
+    assert list(sentences("hub:some/corpus")) == expected and not hub.seen
+    with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE is set, and it is not in the cache"):
+        list(sentences("hub:some/other"))
+
+
+def test_of_a_corpus_no_more_files_are_fetched_than_a_budget_needs(hub, tiny_tokenizer):
+    text = b"A sentence of more than four words.\n" * 5000
+    hub.sets["some/corpus", "main"] = {f"{name}.txt": text for name in "abc"}
+    assert sum(map(len, draw("hub:some/corpus", tiny_tokenizer, 300, 32))) >= 300
+    assert [path.rsplit("/", 1)[1] for path in hub.seen if "/resolve/" in path and path.endswith(".txt")] == [
+        "a.txt"
+    ] * 2
+
+
 def test_the_layouts_of_known_sets_are_understood():
     glue = [f"{part}/{split}-00000-of-00001.parquet" for part in ("cola", "sst2") for split in ("train", "validation")]
     assert sorted(_parts(glue)) == ["cola", "sst2"]
@@ -175,6 +215,14 @@ def test_the_layouts_of_known_sets_are_understood():
         "": {"train": ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]}
     }
     assert _parts(["default/train/0000.parquet", "default/test/0000.parquet"])["default"]["test"]
+    mnli = [f"mnli/{split}_{word}-00000-of-00001.parquet" for split in ("validation", "test")
+            for word in ("matched", "mismatched")] + ["mnli/train-00000-of-00001.parquet"]  # fmt: skip
+    for part, word in (("mnli", "matched"), ("mnli_mismatched", "mismatched")):
+        assert _parts(mnli)[part] == {"train": mnli[4:], **{split: [f"mnli/{split}_{word}-00000-of-00001.parquet"]
+                                                            for split in ("validation", "test")}}  # fmt: skip
+    assert _parts(["dev_matched.tsv", "dev_mismatched.tsv", "train.tsv"])["mismatched"]["train"] == ["train.tsv"]
+    shards = ["data/test-00000-of-00002-ab12.parquet", "data/test-00001-of-00002-cd34.parquet"]
+    assert _parts(["data/train-00000-of-00001-ef56.parquet", *shards])[""]["test"] == shards
     assert _parts(["latest_news.csv"]) == {"": {"train": ["latest_news.csv"]}}
 
 

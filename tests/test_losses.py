@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss
+from spiketext.losses import check_layer_map, feature_loss, label_loss, layer_map, logit_loss, task_loss
 
 
 def raises(message: str):
@@ -180,3 +180,26 @@ def test_an_unknown_rule_is_named():
 def test_a_pair_out_of_range_is_named_with_the_range(pair):
     with raises(rf"pair {pair[0]}:{pair[1]} is out of range.*1\.\.6.*1\.\.12"):
         check_layer_map([(1, 2), pair], 6, 12)
+
+
+def test_a_pair_of_layers_that_is_given_twice_is_refused():
+    check_layer_map([(1, 1), (1, 2)], 2, 2)
+    with raises("pair 1:1 is given twice"):
+        check_layer_map([(1, 1), (2, 2), (1, 1)], 2, 2)
+
+
+# The loss of a Hugging Face classifier --------------------------------------------------------------------------------
+
+
+def test_the_task_is_guessed_from_the_labels_as_hugging_face_does():
+    logits = torch.tensor([[0.0, 2.0], [1.0, -1.0]])
+    several = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    wanted = torch.nn.BCEWithLogitsLoss()(logits, several)
+    for problem in (None, "multi_label_classification"):
+        assert torch.equal(task_loss(logits, several, problem), wanted)
+    ids = torch.tensor([1, 0])
+    assert torch.equal(task_loss(logits, ids, None), torch.nn.CrossEntropyLoss()(logits, ids))
+    for labels in (torch.tensor([1.0, 2.0]), torch.tensor([[1], [2]])):
+        close(task_loss(torch.tensor([[3.0], [2.0]]), labels, None), 2.0)
+    with raises(r"multi_label_classification expects one for each of the outputs \[2, 2\], got \[2\]"):
+        task_loss(logits, ids, "multi_label_classification")

@@ -824,3 +824,25 @@ def test_the_compiled_back_end_can_be_turned_off_and_names_what_it_lacks(monkeyp
     monkeypatch.setenv("PATH", os.environ["PATH"])  # why_not adds to it
     monkeypatch.setattr(kernels.shutil, "which", lambda tool: None if tool == "c++" else tool)
     assert kernels.why_not() == "c++ is not installed"
+
+
+def test_two_checkouts_of_one_source_have_builds_of_their_own(monkeypatch, tmp_path):
+    here = kernels._fingerprint()
+    copies = [tmp_path / source.name for source in kernels.SOURCES]
+    for source, copied in zip(kernels.SOURCES, copies, strict=True):
+        copied.write_text(source.read_text())
+    monkeypatch.setattr(kernels, "SOURCES", copies)
+    assert kernels._fingerprint() != here
+
+
+def test_only_the_lock_of_a_build_that_nobody_works_on_is_removed(monkeypatch, tmp_path):
+    lock = tmp_path / "lock"
+    monkeypatch.setattr("torch.utils.cpp_extension._get_build_directory", lambda name, verbose: str(tmp_path))
+    for age, works, stays in ((0, False, True), (1000, True, True), (1000, False, False)):
+        lock.touch()
+        os.utime(lock, (os.stat(lock).st_mtime - age,) * 2)
+        monkeypatch.setattr(kernels, "_works_in", lambda folder, works=works: works)
+        kernels._forget_killed_build("name")
+        assert lock.exists() == stays
+    monkeypatch.undo()
+    assert kernels._works_in(tmp_path) is False

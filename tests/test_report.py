@@ -15,7 +15,7 @@ from spiketext import portraits
 from spiketext.attacks import ATTACKS
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
-from spiketext.evaluation import logits_of
+from spiketext.evaluation import logits_of, sends
 from spiketext.insight import answers_by_step, calibration, confusion, look_inside
 from spiketext.substitutes import Sentence
 
@@ -125,6 +125,9 @@ def test_the_page_of_a_spiking_model_is_whole_and_needs_no_network(folder, own, 
     assert page.sections == ["answers", "energy", "spikes", "purity", "attention", "attack", "origin"]
     assert "<script>" not in text and "&lt;script&gt;" in text
     assert "&lt;i&gt;<mark>flick</mark>&lt;/i&gt;" in text
+    assert "1 texts were attacked, 1 answers turned. 1 more were misread" in text
+    assert text.count('<svg role="img" aria-label="') == text.count("<svg") > 0 and "<th>" not in text
+    assert "binary, T = 4, default design" in text
     assert f"{100 * found['accuracy']:.1f} %" in text
     assert {file.stem for file in drawn.iterdir()} >= {"attention", "raster-1", "rates", "calibration", "anytime"}
     assert not (Path(folder) / "test_reads.jsonl").exists()
@@ -141,6 +144,27 @@ def test_the_page_of_a_dense_model_leaves_out_what_does_not_apply(tiny_teacher, 
     assert page.sections == ["answers", "energy", "attention", "origin"]
     assert "很好 &lt;3" in out.read_text(encoding="utf-8")
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 1
+    assert "was read 1 time with this model" in out.read_text(encoding="utf-8")
+
+
+def test_the_page_of_scores_names_no_class(saved, tmp_path):
+    folder = saved(id2label={0: "LABEL_0"}, label2id={"LABEL_0": 0}, problem_type="regression")
+    rows = tmp_path / "scores.csv"
+    rows.write_text("text,label\n" + "".join(f"film {i},{i / 10}\n" for i in range(40)))
+    out = tmp_path / "page.html"
+    asked = ["--data", str(rows), "--task", "regression", "--limit", "2"]
+    assert main(["report", "--model", folder, "--out", str(out), *asked]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "It answers one number." in page and "Classes:" not in page
+
+
+@pytest.mark.parametrize(("preset", "said"), [
+    ("ternary", "ternary, T = 1, default design"), ("integer", "integer 0 to 4, T = 1, default design; `unroll`"),
+    ("signed", "integer -2 to 2, T = 1"), ("paper", "binary, T = 4, paper design"),
+])  # fmt: skip
+def test_neurons_name_what_they_send(preset, said, tiny_tokenizer, tiny_teacher):
+    assert sends(classifier(tiny_tokenizer, preset)).startswith(said)
+    assert sends(load_classifier(tiny_teacher)) is None
 
 
 def test_what_a_report_refuses(folder, own, tmp_path, capsys, monkeypatch):
@@ -151,6 +175,10 @@ def test_what_a_report_refuses(folder, own, tmp_path, capsys, monkeypatch):
     assert "FILE.html" in refused("--out", str(tmp_path / "page.pdf"))
     page = str(tmp_path / "page.html")
     assert "no attacks.jsonl" in refused("--out", page, "--attack", str(tmp_path))
+    (tmp_path / ATTACKS).write_text("")
+    (tmp_path / "run.json").write_text('{"model": "another"}')
+    assert "attacked another, expected" in refused("--out", page, "--attack", str(tmp_path))
+    assert "limit: expected at least 1, got 0" in refused("--out", page, "--limit", "0")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     assert "spiketext[plots]" in refused("--out", page, "--limit", "1")
     assert not Path(page).exists()

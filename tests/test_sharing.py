@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from spiketext import portable
 from spiketext.checkpoints import load_classifier, load_tokenizer, save_model
 from spiketext.cli import main
-from spiketext.evaluation import evaluate, logits_of
+from spiketext.evaluation import evaluate, logits_of, note_test_reading
 from spiketext.models import (
     PRESETS,
     SpikeBertConfig,
@@ -24,7 +25,7 @@ from spiketext.models import (
     TextCnnConfig,
 )
 from spiketext.ops import lif, norm_lif, spike_linear
-from spiketext.sharing import export, model_card, push
+from spiketext.sharing import _without_folder, export, model_card, push
 from spiketext.vectors import unit_range
 from spiketext.wordmodels import tokenizer_of
 from spiketext.words import lexicon
@@ -208,6 +209,34 @@ def test_a_card_without_scores_says_so(tiny_teacher, tmp_path):
     assert "None is known." in card and "dense (not spiking)" in card and "Energy" not in card and "Purity" not in card
     with pytest.raises(ValueError, match=r"no config\.json"):
         model_card(str(tmp_path), "nothing")
+
+
+def test_readings_in_other_numbers_stay_apart_and_a_torn_line_costs_nothing(tiny_teacher, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copyfile(Path(tiny_teacher, "config.json"), folder / "config.json")
+    read = {"data": "d", "data_hash": "h", "time_steps": 1}
+    assert note_test_reading(folder, read | {"accuracy": 0.875}) == 1
+    with (folder / "test_reads.jsonl").open("a") as log:
+        log.write('{"data": "d", "da')
+    assert note_test_reading(folder, read | {"accuracy": 0.75, "precision": "int8"}) == 2
+    assert note_test_reading(folder, read | {"accuracy": 0.5, "confidence": 0.9}) == 3
+    card = model_card(str(folder), "m")
+    for row in (
+        "| at T = 1 | 0.8750 |",
+        "| at T = 1 in int8 | 0.7500 |",
+        "| at T = 1 stopped at confidence 0.9 | 0.5000 |",
+    ):
+        assert row in card
+    assert note_test_reading(tmp_path / "of the hub", read) is None
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    ("hfl/chinese-bert-wwm", "hfl/chinese-bert-wwm"), ("mr,glue/sst2", "mr,glue/sst2"), ("/home/me/teacher", "teacher"),
+    ("mr,/home/me/own.csv", "mr,own.csv"), ("../runs/a", "a"), ("head", "head"),
+])  # fmt: skip
+def test_only_folders_of_this_machine_are_left_out(value, shown):
+    assert _without_folder(value) == shown
 
 
 def test_an_export_holds_what_others_need_and_no_more(shared_model, tmp_path, demo):

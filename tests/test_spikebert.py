@@ -707,3 +707,28 @@ def test_a_student_of_an_old_design_still_has_input_spikes_after_its_start_from_
     initialise_from_teacher(student, teacher, PAIRS)
     rate = float(student.start(student.embeddings(batch["input_ids"], None)).detach().mean())
     assert 0.01 <= rate <= 0.6
+
+
+def test_the_conventions_of_hugging_face_are_kept(tiny_tokenizer):
+    ids = torch.ones(2, 5, dtype=torch.long)
+    model = classifier(tiny_tokenizer)
+    assert isinstance(model(ids, return_dict=False), tuple) and not model.accepts_loss_kwargs
+    assert model(ids).hidden_states is None and model(ids).attentions is None
+    model.config.output_hidden_states = True
+    layers = model.config.num_hidden_layers
+    assert len(model(ids).hidden_states) == 1 + layers and len(model.spikebert(ids).hidden_states) == layers
+    assert model(ids, output_hidden_states=False).hidden_states is None
+    model.config.return_dict = False
+    assert torch.equal(model(ids)[0], model(ids, return_dict=True).logits)
+
+
+def test_several_labels_of_a_text_are_learned_by_binary_cross_entropy(tiny_tokenizer):
+    ids, labels = torch.ones(2, 5, dtype=torch.long), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    answer = classifier(tiny_tokenizer, problem_type="multi_label_classification")(ids, labels=labels)
+    assert torch.equal(answer.loss, nn.functional.binary_cross_entropy_with_logits(answer.logits, labels))
+
+
+@pytest.mark.parametrize("design", [{}, {"design": "paper"}])
+def test_an_empty_batch_has_no_logits(design, tiny_tokenizer):
+    nothing = torch.zeros(0, 5, dtype=torch.long)
+    assert classifier(tiny_tokenizer, **design)(nothing, torch.ones_like(nothing)).logits.shape == (0, 2)

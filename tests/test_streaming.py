@@ -77,3 +77,9 @@ def test_models_without_steps_are_refused(strange, tiny_student_config):
     tiny_student_config.update(strange)
     with pytest.raises(ValueError, match="confidence: expected a spikebert of the default design"):
         Stepper(SpikeBertForSequenceClassification(tiny_student_config))
+
+
+def test_a_model_of_scores_is_refused(tiny_student_config):
+    tiny_student_config.update({"num_labels": 1, "problem_type": "regression"})
+    with pytest.raises(ValueError, match="expected a model of classes, got one of scores"):
+        Stepper(SpikeBertForSequenceClassification(tiny_student_config))

@@ -158,6 +158,30 @@ def test_the_maps_of_stage_one_are_taken_by_the_same_transform_only(about, mine,
     assert torch.equal(alignment.features[0].weight, theirs.features[0].weight) == taken
 
 
+@pytest.mark.parametrize(("pairs", "taken"), [([(1, 1)], True), ([(1, 2)], False)])
+def test_the_maps_of_stage_one_are_taken_for_the_same_layers_only(pairs, taken, teacher, tmp_path):
+    theirs, alignment = Alignment([(1, 1)], 16, teacher), Alignment(pairs, 16, teacher)
+    save_file(theirs.state_dict(), tmp_path / "alignment.safetensors", distillation._about(theirs))
+    distillation._go_on(alignment, tmp_path / "alignment.safetensors")
+    assert torch.equal(alignment.features[0].weight, theirs.features[0].weight) == taken
+
+
+def test_a_term_of_weight_zero_is_not_computed(teacher, tiny_tokenizer, batch, monkeypatch):
+    config = new_student(DistillOptions(**SMALL), tiny_tokenizer, teacher.config)
+    model = SpikeBertForSequenceClassification(config)
+
+    def never(*rest):
+        pytest.fail("its weight is 0")
+
+    monkeypatch.setattr(distillation, "logit_loss", never)
+    monkeypatch.setattr(Alignment, "layer_loss", never)
+    assert loss_of(model, teacher, tiny_tokenizer, batch, feature_weight=0, logit_weight=0)[0].isfinite()
+    monkeypatch.setattr(Alignment, "embedding_loss", never)
+    monkeypatch.setattr(distillation.Teacher, "__call__", never)
+    off = {"feature_weight": 0, "embedding_weight": 0, "logit_weight": 0}
+    assert loss_of(model, teacher, tiny_tokenizer, batch, **off)[0].isfinite()
+
+
 @pytest.mark.parametrize(("command", "options"), [("distill", DistillOptions), ("train", TrainOptions)])
 def test_a_run_from_before_widths_constants_and_transforms_goes_on(command, options, tmp_path):
     out = str(tmp_path / "run")

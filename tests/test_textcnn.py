@@ -376,11 +376,40 @@ def fire(neurons: dict, name: str, current: torch.Tensor) -> torch.Tensor:
     ({"beta": 1.5}, "neuron beta"),
     ({"max_position_embeddings": 4}, "shorter than the widest filter, 5 words"),
     ({"neurons_per_class": 0}, "neurons_per_class: expected at least 1"),
-    ({"problem_type": "regression"}, "expected classification, got regression"),
+    ({"problem_type": "regression"}, "expected single-label classification, got regression"),
 ])  # fmt: skip
 def test_a_config_that_cannot_be_is_refused(settings, expected):
     with pytest.raises(Exception, match=expected):
         SpikingTextCnnConfig(**SIZES | settings)
+
+
+def test_the_networks_run_in_bf16_and_a_rate_of_one_fires_always():
+    ids = texts((9, 5))
+    for model in (dense(), dense(**TAILORED), spiking()):
+        answer = model.bfloat16()(**batch_of(ids), labels=torch.tensor([0, 2]))
+        assert answer.logits.isfinite().all() and answer.loss.isfinite()
+    tokens = torch.arange(6)[None]
+    for dtype in (torch.bfloat16, torch.float16):
+        spikes = poisson(torch.ones(1, 6, 4000, dtype=dtype), 4, tokens, torch.ones_like(tokens))
+        assert spikes.dtype == dtype and bool((spikes == 1).all())
+
+
+def test_the_networks_keep_the_conventions_of_hugging_face():
+    batch = batch_of(texts((9, 5)))
+    for model in (dense(), spiking()):
+        assert isinstance(model(**batch, return_dict=False), tuple) and not model.accepts_loss_kwargs
+        model.config.return_dict = False
+        assert isinstance(model(**batch), tuple) and torch.equal(model(**batch)[0], model(**batch, return_dict=True)[0])
+        model.resize_token_embeddings(50)
+        assert model.textcnn.embedding.num_embeddings == model.config.vocab_size == 50
+
+
+def test_votes_are_for_one_of_several_classes():
+    batch = batch_of(texts((9, 5)))
+    with pytest.raises(ValueError, match=r"votes for one of two classes or more.*torch.float64 \[2, 3\]"):
+        spiking()(**batch, labels=torch.ones(2, 3).double())
+    with pytest.raises(Exception, match="expected single-label classification, got multi_label"):
+        SpikingTextCnnConfig(**SIZES, problem_type="multi_label_classification")
 
 
 # Trained on texts -----------------------------------------------------------------------------------------------------
@@ -439,6 +468,12 @@ def test_training_changes_what_it_may_and_nothing_else(trained):
     assert not before[embedding][0].any()  # padding is silent
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == set(before) - {embedding}
+
+
+def test_a_finished_conversion_computes_no_scales_again(trained, monkeypatch):
+    monkeypatch.setattr(conversion, "scales_of", lambda *rest: pytest.fail("it is known"))
+    asked = {"model": trained["tailored-textcnn"], "normalize": "data", "time_steps": 8, "out": trained["converted"]}
+    assert spiketext.convert(**asked, data="demo")["scales"].keys() == set(conversion.LAYERS)
 
 
 def test_batch_size_and_time_steps_at_evaluation(trained):

@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 import spiketext
-from spiketext import distillation, evaluation, training
+from spiketext import distillation, evaluation, fitting, training
 from spiketext.cli import main
 from spiketext.data import load
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
@@ -247,3 +248,142 @@ def test_a_run_older_than_an_option_goes_on(tmp_path):
     (tmp_path / "run/logs").touch()  # it has begun
     with pytest.raises(ValueError, match="holds a run with recompute = False, asked is True"):
         Run("train", Younger(recompute=True))
+
+
+@pytest.mark.parametrize("end", ["of the epochs", "of patience"])
+def test_a_run_killed_after_its_end_is_only_finished(end, tiny_teacher, columns, corpus, tmp_path, monkeypatch):
+    whole, out, told = tmp_path / "whole", tmp_path / "out", []
+
+    def killed(self, save, result):
+        whole.mkdir()
+        save(str(whole))
+        told.append(result)
+        raise KeyboardInterrupt
+
+    def run():
+        if end == "of patience":
+            asked = {"epochs": 2, "learning_rate": 1e-12, "patience": 1, "evals_per_epoch": 4}
+            return training.teacher(TeacherOptions(model=tiny_teacher, out=str(out), **asked, **columns, **COMMON))
+        asked = {"tokens": 600, "epochs": 1.5, "evals_per_epoch": 1}
+        return distillation.pretrain(
+            PretrainOptions(teacher=tiny_teacher, corpus=corpus, out=str(out), **asked, **COMMON)
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    (told,), again = told, run()
+    assert (told["steps"] < told["planned_steps"]) == (end == "of patience")
+    assert {**told, "wall_s": 0} == {**again, "wall_s": 0}
+    one, two = (load_file(folder / "model.safetensors") for folder in (whole, out))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    histories = [json.loads((folder / "history.json").read_text()) for folder in (whole, out)]
+    assert histories[0][:-1] == histories[1][:-1] and "train_runtime" in histories[0][-1]
+
+
+def test_a_process_takes_one_gpu(tmp_path):
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    arguments._n_gpu = 2
+    fitting._take_one_gpu(arguments)
+    assert arguments.n_gpu == 1
+
+
+@pytest.mark.parametrize(("micro_batch", "texts"), [(8, 16), (16, 32)])
+def test_validation_reads_two_micro_batches_at_once(micro_batch, texts, tiny_teacher, columns, tmp_path, monkeypatch):
+    class Began(Exception):
+        pass
+
+    def begin(rows, validation, args, **kwargs):
+        assert args.eval_batch_size == texts
+        raise Began
+
+    monkeypatch.setattr(fitting, "ObjectiveTrainer", begin)
+    asked = {**COMMON, "micro_batch": micro_batch}
+    with pytest.raises(Began):
+        training.teacher(TeacherOptions(model=tiny_teacher, out=str(tmp_path / "t"), **columns, **asked))
+
+
+def test_a_model_is_evaluated_on_texts_cut_as_in_training(stages):
+    for folder in (stages["folders"]["teacher"], stages["folders"]["stage2"]):
+        model, tokenizer = evaluation.load_classifier(folder), evaluation.load_tokenizer(folder)
+        assert evaluation.longest(model, tokenizer) == 32 < model.config.max_position_embeddings
+
+
+def test_what_a_kill_left_of_a_complete_run_goes_and_files_have_the_mode_of_others(tmp_path):
+    out = tmp_path / "run"
+    run = Run("train", TrainOptions(out=str(out)))
+    (tmp_path / "plain").touch()
+    assert (out / "run.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    run.finish(lambda folder: None, {"steps": 1})
+    for left in ("checkpoints/checkpoint-1/complete", ".saving-x/model.safetensors"):
+        (out / left).parent.mkdir(parents=True)
+        (out / left).touch()
+    assert Run("train", TrainOptions(out=str(out))).result == {"steps": 1}
+    assert sorted(path.name for path in out.iterdir()) == ["result.json", "run.json"]
+
+
+def test_what_was_only_prepared_blocks_no_other_command_and_is_not_read_by_it(tmp_path):
+    out = tmp_path / "run"
+    prepared = [out / "checkpoints/corpus/ids.bin", out / "checkpoints/teacher-0.answers", out / "data.json"]
+
+    def claim(seed: int) -> None:
+        Run("pretrain", PretrainOptions(out=str(out), seed=seed))
+
+    claim(0)
+    for path in prepared:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    claim(0)
+    assert prepared[0].exists() and prepared[1].exists()
+    claim(1)
+    assert not (out / "checkpoints").exists() and json.loads((out / "run.json").read_text())["seed"] == 1
+    (out / "checkpoints/checkpoint-3").mkdir(parents=True)
+    (out / "checkpoints/checkpoint-3/complete").touch()
+    with pytest.raises(ValueError, match="holds a run with seed = 1, asked is 0"):
+        claim(0)
+
+
+def test_a_run_is_not_taken_for_one_on_texts_that_have_changed(stages, columns, tmp_path):
+    changed = tmp_path / "own.csv"
+    lines = Path(columns["data"]).read_text(encoding="utf-8").splitlines(keepends=True)
+    changed.write_text("".join(lines), encoding="utf-8")
+    asked = {**columns, "data": str(changed)}
+
+    def train() -> dict:
+        model = stages["folders"]["teacher"]
+        return training.teacher(TeacherOptions(model=model, out=str(tmp_path / "t"), epochs=0.25, **asked, **COMMON))
+
+    first = train()
+    assert train() == first and json.loads((tmp_path / "t/data.json").read_text())["data_hash"] == first["data_hash"]
+    changed.write_text("".join(lines[:-20]), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"holds a run on texts of own with the hash {first['data_hash']}"):
+        train()
+    (tmp_path / "t/result.json").unlink()  # half done
+    with pytest.raises(ValueError, match="holds a run on texts of own"):
+        train()
+    (tmp_path / "t/data.json").unlink()  # as an older version left it
+    Run("teacher", TeacherOptions(model=stages["folders"]["teacher"], out=str(tmp_path / "t"), epochs=0.25, **asked,
+                                  **COMMON)).reads("own", "another")  # fmt: skip
+
+
+def test_a_model_that_saw_mr_learns_no_sst_and_the_reverse(stages, demo, tmp_path):
+    seen = json.loads((Path(stages["folders"]["stage2"]) / "spiketext.json").read_text())["data_seen"]
+    assert seen == ["own"]
+    older, newer = tmp_path / "older", tmp_path / "newer"
+    for folder, about in ((older, {"command": "teacher", "data": "mr"}), (newer, {"data_seen": ["demo", "sst5"]})):
+        folder.mkdir()
+        (folder / "spiketext.json").write_text(json.dumps(about))
+    student = tmp_path / "student"
+    student.mkdir()
+    (student / "spiketext.json").write_text(json.dumps({"command": "pretrain"}))
+    (student / "run.json").write_text(json.dumps({"command": "pretrain", "teacher": str(older)}))
+    for data, origin, allowed in (("sst2", older, False), ("glue/sst2", student, False), ("mr", newer, False),
+                                  ("sst2", newer, True), ("mr", older, True), ("subj", older, True)):  # fmt: skip
+        run = Run("distill", DistillOptions(teacher="minilm", student=str(origin), out=str(tmp_path / "out")))
+        texts = replace(demo, name=data)
+        if allowed:
+            training.require_unseen(run, texts)
+            continue
+        with pytest.raises(ValueError, match=f"data {data}: {origin} has learned from (mr|sst5), which has many"):
+            training.require_unseen(run, texts)

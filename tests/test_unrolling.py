@@ -77,3 +77,10 @@ def test_binary_steps_add_up():
 def test_only_integer_models_of_our_design_unroll(tiny_tokenizer, tiny_student_config):
     with pytest.raises(ValueError, match="expected a spikebert of the default design with the integer code"):
         unroll(SpikeBertForSequenceClassification(tiny_student_config))
+
+
+def test_an_empty_batch_has_empty_logits(tiny_tokenizer):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = integer_model(tiny_tokenizer, sizes)
+    nothing = {"input_ids": torch.zeros(0, 5, dtype=torch.long), "attention_mask": torch.ones(0, 5)}
+    assert model(**nothing).logits.shape == unroll(model)(**nothing).logits.shape == (0, 3)

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_outputs import MaskedLMOutput
+from transformers.utils import can_return_tuple
 
 from spiketext.models.spikebert import SpikeBertConfig, SpikeBertModel, SpikeBertPreTrainedModel, head_neurons
 from spiketext.neurons import SpikeLinear
@@ -34,19 +35,21 @@ class SpikeBertForMaskedLM(SpikeBertPreTrainedModel):
         """Replace the head's Linear."""
         self.decoder = value
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """labels [B, L], -100 where nothing is to be found: with them the mean cross-entropy over the others."""
-        encoded = self.spikebert(input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions)
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        encoded = self.spikebert(input_ids, attention_mask, token_type_ids, **asked, return_dict=True)
         logits = self.decoder(self.head_spikes(encoded.last_hidden_state)).mean(0)
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
-        hidden = (encoded.embedding, *encoded.hidden_states) if output_hidden_states else None
+        hidden = None if encoded.hidden_states is None else (encoded.embedding, *encoded.hidden_states)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=hidden, attentions=encoded.attentions)

@@ -24,7 +24,7 @@ from torch.nn import init
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from spiketext.losses import task_loss
 from spiketext.neurons import LIF, NormLIF, SpikeLinear
@@ -195,7 +195,7 @@ class SpikingSelfAttention(nn.Module):
         steps, texts, length, _, width = qkv.shape
         with torch.autocast(qkv.device.type, enabled=False):
             exact = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
-            split = exact.view(steps, texts, length, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
+            split = exact.view(steps, texts, length, 3, self.heads, width // self.heads).permute(3, 0, 1, 4, 2, 5)
             q, k, v = split.unbind()  # [T, B, H, L, D/H] each
             if mask is not None:
                 k = k * mask[:, None, :, None].to(k.dtype)
@@ -252,6 +252,7 @@ class SpikeBertPreTrainedModel(PreTrainedModel):
 
     config_class = SpikeBertConfig
     base_model_prefix = "spikebert"
+    accepts_loss_kwargs = False  # the loss is a mean over the batch: a Trainer divides it by its micro-batches
     supports_gradient_checkpointing = True
     _no_split_modules = ["SpikeBertLayer"]
 
@@ -290,30 +291,37 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
         """Replace the word embedding."""
         self.embeddings.word = value
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SpikeBertOutput:
-        """See `SpikeBertOutput`. attention_mask [B, L] is 1 for a real token; paper and authors do not look at it."""
-        mask = attention_mask if self.config.design == "default" else None
+        """See `SpikeBertOutput`. attention_mask [B, L] is 1 for a real token; paper and authors do not look at it.
+
+        What is to be answered beside the residual is the config's choice where it is None.
+        """
+        config = self.config
+        mask = attention_mask if config.design == "default" else None
+        keep_hidden = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        keep_scores = config.output_attentions if output_attentions is None else output_attentions
         embedding = self.embeddings(input_ids, token_type_ids)
         x = self.start(embedding)
         hidden_states: list[Tensor] = []
         attentions: list[Tensor] = []
         for layer in self.layers:
-            x, scores = layer(x, mask, output_attentions)
-            hidden_states.append(x)
+            x, scores = layer(x, mask, bool(keep_scores))
+            hidden_states += [x] if keep_hidden else []
             attentions += [] if scores is None else [scores]
         return SpikeBertOutput(
             last_hidden_state=x,
             embedding=embedding,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            hidden_states=tuple(hidden_states) if keep_hidden else None,
+            attentions=tuple(attentions) if keep_scores else None,
         )
 
     def start(self, embedding: Tensor) -> Tensor:
@@ -346,18 +354,20 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
         self.classifier = SpikeLinear(config.hidden_size, self.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits: mean over steps and real tokens of the head's Linear, which reads spikes. Loss when labels given."""
-        encoded = self.spikebert(input_ids, attention_mask, token_type_ids, output_hidden_states, output_attentions)
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        encoded = self.spikebert(input_ids, attention_mask, token_type_ids, **asked, return_dict=True)
         scores = self.classifier(self.head_spikes(encoded.last_hidden_state)).mean(0)  # [B, L, K]
         if attention_mask is None or self.config.design != "default":
             logits = scores.mean(1)
@@ -365,5 +375,5 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             weight = attention_mask.to(scores.dtype)
             logits = (scores * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
         loss = None if labels is None else task_loss(logits, labels, self.config.problem_type)
-        hidden = (encoded.embedding, *encoded.hidden_states) if output_hidden_states else None
+        hidden = None if encoded.hidden_states is None else (encoded.embedding, *encoded.hidden_states)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden, attentions=encoded.attentions)

@@ -18,8 +18,10 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
 
 from spiketext.coding import CODINGS, deterministic, poisson
+from spiketext.losses import problem_of, task_loss
 from spiketext.models.textcnn import RateLinear, TextCnnSizes, WordNetwork, classes, embed, window_mask, windows
 from spiketext.neurons import LIF
 from spiketext.ops import Neuron
@@ -67,8 +69,11 @@ class SpikingTextCnnConfig(TextCnnSizes):
             raise ValueError(f"coding: expected {' or '.join(CODINGS)}, got {self.coding!r}")
         if self.draw < 0:
             raise ValueError(f"draw: expected 0 or more (training takes what is below), got {self.draw}")
-        if self.problem_type == "regression":
-            raise ValueError("a spiking TextCNN counts votes for classes: expected classification, got regression")
+        if self.problem_type not in (None, "single_label_classification"):
+            raise ValueError(
+                f"a spiking TextCNN counts votes for classes: expected single-label classification, "
+                f"got {self.problem_type}"
+            )
         Neuron(**self.neuron(self.pool_gain))
 
 
@@ -107,6 +112,10 @@ class SpikingTextCnnModel(WordNetwork):
         """The word embedding."""
         return self.embedding
 
+    def set_input_embeddings(self, value: Any) -> None:
+        """Replace the word embedding."""
+        self.embedding = value
+
     def spikes(
         self, input_ids: Tensor, attention_mask: Tensor | None, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -125,6 +134,7 @@ class SpikingTextCnnModel(WordNetwork):
         ids = nn.functional.pad(input_ids, (0, mask.shape[1] - input_ids.shape[1]))
         return poisson(rates, config.time_steps, ids, mask, seed=config.seed, draw=draw, noise=noise), mask
 
+    @can_return_tuple
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, noise: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutput:
@@ -138,7 +148,7 @@ class SpikingTextCnnModel(WordNetwork):
             real = window_mask(mask, width, fired.dtype)
             counts = (fired * real[:, :, None]).sum(2)  # of zeros and ones: exact, so equal at every padding
             pooled.append(fire_pooled(counts / real.sum(1)[:, None]))
-        return BaseModelOutput(last_hidden_state=torch.cat(pooled, -1))
+        return BaseModelOutput(last_hidden_state=torch.cat(pooled, -1).to(spikes.dtype))
 
 
 class SpikingTextCnnForSequenceClassification(WordNetwork):
@@ -155,6 +165,7 @@ class SpikingTextCnnForSequenceClassification(WordNetwork):
         self.votes = _neurons(None, config.neuron())
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
@@ -164,7 +175,7 @@ class SpikingTextCnnForSequenceClassification(WordNetwork):
         **kwargs: Any,
     ) -> VotesOutput:
         """Loss, if labels are given: the cross-entropy of the votes at each step, averaged (eq. 4); noise: `spikes`."""
-        spikes = self.textcnn(input_ids, attention_mask, noise).last_hidden_state
+        spikes = self.textcnn(input_ids, attention_mask, noise, return_dict=True).last_hidden_state
         if self.training and self.config.dropout:  # one mask for all steps
             spikes = spikes * nn.functional.dropout(torch.ones_like(spikes[0]), self.config.dropout)
         current = self.classifier(spikes)
@@ -172,5 +183,10 @@ class SpikingTextCnnForSequenceClassification(WordNetwork):
         votes = classes(fired, self.config.neurons_per_class)
         loss = None
         if labels is not None:
-            loss = nn.functional.cross_entropy(votes.flatten(0, 1), labels.repeat(len(votes)))
+            if problem_of(labels, self.num_labels, self.config.problem_type) != "single_label_classification":
+                raise ValueError(
+                    f"labels: a spiking TextCNN votes for one of two classes or more, expected their ids [B]; got "
+                    f"{labels.dtype} {list(labels.shape)} for {self.num_labels} outputs"
+                )
+            loss = task_loss(votes.flatten(0, 1), labels.repeat(len(votes)), "single_label_classification")
         return VotesOutput(loss=loss, logits=votes.mean(0), votes=votes)

@@ -33,7 +33,7 @@ class SteppedNormLIF(NormLIF):
 class Stepper:
     """Runs a SpikeBERT classifier of the default design step by step.
 
-    Raises ValueError for another design, or the integer code (its only step is the first).
+    Raises ValueError for another design, the integer code (its only step is the first), or a model of scores.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -43,6 +43,8 @@ class Stepper:
                 "confidence: expected a spikebert of the default design that spikes over time, got "
                 f"{config.model_type} {getattr(config, 'design', '')} {getattr(config, 'code', '')}"
             )
+        if config.num_labels == 1:
+            raise ValueError("confidence: expected a model of classes, got one of scores (num_labels 1); leave it out")
         self.most = config.time_steps
         self.model = copy.deepcopy(model).eval()
         self.model.config.time_steps = 1

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.utils import can_return_tuple
 
 from spiketext.losses import task_loss
 from spiketext.ops import spike_linear
@@ -135,6 +136,7 @@ class WordNetwork(PreTrainedModel):
     """
 
     base_model_prefix = "textcnn"
+    accepts_loss_kwargs = False  # the loss is a mean over the batch: a Trainer divides it by its micro-batches
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -169,6 +171,10 @@ class TextCnnModel(WordNetwork):
         """The word embedding."""
         return self.embedding
 
+    def set_input_embeddings(self, value: Any) -> None:
+        """Replace the word embedding."""
+        self.embedding = value
+
     def activations(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """For each width the activations [B, L - w + 1, C] and which windows count [B, L - w + 1]."""
         widths, activate = self.config.filter_widths, ACTIVATIONS[self.config.activation]
@@ -176,6 +182,7 @@ class TextCnnModel(WordNetwork):
         convolved = [activate(linear(windows(x, w))) for w, linear in zip(widths, self.convolutions, strict=True)]
         return convolved, [window_mask(mask, w, x.dtype) for w in widths]
 
+    @can_return_tuple
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
         """last_hidden_state: the features [B, widths * C]. attention_mask [B, L] is 1 for a real token."""
         pooled = []
@@ -206,11 +213,12 @@ class TextCnnForSequenceClassification(WordNetwork):
         if self.config.unit_embedding:
             self.textcnn.embedding.weight.data.clamp_(0, 1)
 
+    @can_return_tuple
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Logits, and the loss when labels are given."""
-        features = self.textcnn(input_ids, attention_mask).last_hidden_state
+        features = self.textcnn(input_ids, attention_mask, return_dict=True).last_hidden_state
         logits = classes(self.classifier(self.dropout(features)), self.config.neurons_per_class)
         loss = None if labels is None else task_loss(logits, labels, self.config.problem_type)
         return SequenceClassifierOutput(loss=loss, logits=logits)

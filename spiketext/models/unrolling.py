@@ -57,7 +57,8 @@ class UnrolledAttention(SpikingSelfAttention):
     def attend(self, qkv: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
         """As the integer layer; the scores are never built."""
         steps, texts, length, _, width = qkv.shape
-        q, k, v = qkv.view(steps, texts, length, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5).unbind()
+        split = qkv.view(steps, texts, length, 3, self.heads, width // self.heads).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = split.unbind()
         if mask is not None:
             k = k * mask[:, None, :, None].to(k.dtype)
         context = torch.stack([self._signs(step, lambda spikes: spikes.mT @ v) for step in self._binary(k)]).sum(0)

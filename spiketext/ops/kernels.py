@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,22 @@ def load() -> str | None:
 
 
 def _forget_killed_build(name: str) -> None:
-    """PyTorch waits for ever on the lock of a build that was killed: a lock older than ten minutes is nobody's."""
+    """PyTorch waits for ever on the lock of a build that was killed: one of ten minutes without a compiler at work."""
     from torch.utils.cpp_extension import _get_build_directory
 
-    lock = Path(_get_build_directory(name, verbose=False)) / "lock"
-    if lock.exists() and time.time() - lock.stat().st_mtime > 600:
+    folder = Path(_get_build_directory(name, verbose=False))
+    lock = folder / "lock"
+    if lock.exists() and time.time() - lock.stat().st_mtime > 600 and not _works_in(folder):
         lock.unlink(missing_ok=True)
+
+
+def _works_in(folder: Path) -> bool:
+    """Whether a process of this machine works in a folder, as compilers do in theirs; False where /proc is missing."""
+    for place in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):  # of another user, or gone by now
+            if place.readlink() == folder.resolve():
+                return True
+    return False
 
 
 def why_not() -> str | None:
@@ -128,12 +139,16 @@ def _constants(n: Neuron, eps: float) -> tuple:
 
 
 def _fingerprint() -> str:
-    """Of source, torch and processor: a library built for another machine is never loaded."""
+    """Of source, torch and processor, and of where they are: a library built for another machine is never loaded.
+
+    The build file names the sources and torch by their paths: two checkouts in one folder would undo each other's.
+    """
     flags = ""
     if Path("/proc/cpuinfo").exists():
         flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
     parts = (
-        *(source.read_text() for source in SOURCES),
+        *(f"{source.resolve()}\n{source.read_text()}" for source in SOURCES),
+        torch.__file__,
         *FLAGS,
         torch.__version__,
         sys.version,
