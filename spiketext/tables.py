@@ -150,7 +150,7 @@ def _table_records(path: Path, text: str, delimiter: str | None) -> list[tuple[i
     except csv.Error as error:
         raise ValueError(f"{path}: row {len(rows)} cannot be read ({error}); check the quotes in it.") from None
     header = [name.strip() for name in rows[0]]
-    if twice := [name for name in dict.fromkeys(header) if header.count(name) > 1]:
+    if twice := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
         raise ValueError(f"{path}: has more than one column {listing(twice)}; rename or remove all but one of a name.")
     for number, fields in enumerate(rows[1:], 1):
         if fields and len(fields) != len(header):
