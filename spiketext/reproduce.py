@@ -128,23 +128,23 @@ def _run_row(
     split = spec.get("split", "test")
     if row["kind"] == "tfidf":
         return _in_units(tfidf_baseline(text_set, split))
+    asked = row.get("options", {})
+    same = row["kind"] == "energy" or (row["kind"] == "evaluate" and not asked)
+    known = _known_scores(folder, spec, data, row, seed, text_set.hash) if same else None
+    if known and row["kind"] == "evaluate" and not spec.get("energy") and not spec.get("maps"):
+        return known  # so its model need not be there
     out, trained = _train(folder, spec, data, row, seed, data_dir)
     if row["kind"] == "attack":
         return results.attacked(trained) | {
             "correct": [each["status"] == "failed" for each in attacks.saved(Path(out))]
         }
-    asked = row.get("options", {})
     if row["kind"] == "energy":
         account = energy(out, text_set, "validation", **{"limit": spec.get("energy"), **asked})
-        scores = _known_scores(folder, spec, data, row, seed, text_set.hash) or _in_units(
-            evaluate(out, text_set, split)
-        )
+        scores = known or _in_units(evaluate(out, text_set, split))
         return {text_set.metric: scores[text_set.metric], "test_reads": scores["test_reads"]} | results.account(account)
     if "epoch" in asked:
         return _at_epoch(Path(out), asked["epoch"], split) | {"texts": len(text_set.splits[split])}
     changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
-    same = row["kind"] == "evaluate" and not asked
-    known = _known_scores(folder, spec, data, row, seed, text_set.hash) if same else None
     scores = known or _in_units(evaluate(out, text_set, split, per_text=True, **changed))
     scores |= {"wall_s": trained["wall_s"], "gpu": trained.get("gpu")}
     if spec.get("energy"):
@@ -179,6 +179,7 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int, dat
         if same and seed in cell["seeds"] and not outdated(cell, there, other, data):
             place = cell["seeds"].index(seed)
             known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
+            known |= {"wall_s": cell["wall_s"][place], "gpu": dict(enumerate(cell.get("gpus", []))).get(place)}
             if place < len(cell.get("correct", [])) and cell["correct"][place]:
                 known["correct"] = results.unpacked(cell["correct"][place], cell["texts"])
     return known or None

@@ -165,8 +165,18 @@ def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, m
         assert found[key]["values"] == cells[key]["values"] and found[key].get("correct") == cells[key].get("correct")
     assert found["both", "energy"]["values"][0] > 0 and ("teacher", "firing_rate") not in found
     assert len(Path("runs/tiny/both-0/test_reads.jsonl").read_text().splitlines()) == 1
+    Path("experiments/known.toml").write_text(
+        f'title = "k"\nscale = "1x16"\ndata = "{own}"\nseeds = [0]\n'
+        '[[rows]]\nrow = "both"\nkind = "evaluate"\nfrom = "tiny:both"\n'
+    )
+    Path("runs").rename("elsewhere")  # what is known needs no model
+    for cell in reproduce.reproduce(folder, "known")["json"]["cells"]:
+        assert all(cell[name] == cells["both", cell["metric"]][name] for name in ("values", "wall_s", "test_reads"))
+    assert not Path("runs").exists()
+    Path("elsewhere").rename("runs")
     shutil.rmtree("experiments/results/")
     Path("experiments/look.toml").unlink()
+    Path("experiments/known.toml").unlink()
     results.save(folder, saved)
     again = reproduce.reproduce(folder, "tiny")
     assert again["json"]["cells"] == saved["cells"]  # nothing was run or read again
