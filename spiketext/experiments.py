@@ -66,6 +66,7 @@ _TOP = {"title", "scale", "data", "seeds", "split", "against", "energy", "points
 _STARTS = ("from", "teacher", "student", "encoder", "vectors")
 _ROW = {"row", "kind", "run", *_STARTS, "paper", "cost_s", "options", "grid"}
 UNLABELLED = {"pretrain": PretrainOptions, "mlm": MlmOptions, "vectors": VectorOptions}
+READING = ("evaluate", "energy", "attack")  # kinds of rows that train nothing
 _DENSE = ("textcnn", "tailored-textcnn")
 
 
@@ -246,7 +247,7 @@ def outdated(cell: dict[str, Any], spec: dict[str, Any], row: dict[str, Any], da
 
 def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
     """Whether a row's network has neurons that fire."""
-    if row["kind"] in ("evaluate", "energy", "attack"):
+    if row["kind"] in READING:
         return is_spiking(folder, *source_of(folder, spec, row, sets_of(spec)[0]))
     student = of_set(row.get("student"), sets_of(spec)[0])
     asked = _of_unlabelled(folder, student, spec["at"]) if student else row.get("options", {})

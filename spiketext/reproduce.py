@@ -21,6 +21,7 @@ from spiketext.energy import energy, points
 from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
 from spiketext.experiments import (
     KINDS,
+    READING,
     UNLABELLED,
     of_set,
     outdated,
@@ -48,7 +49,6 @@ STAGES: dict[str, Callable] = {
     "vectors": skipgram.vectors,
 }
 _READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm"}  # what `encoder` of a row is; of the others the model
-_READING = ("evaluate", "energy", "attack")  # kinds of rows that train nothing
 Say = Callable[[str], None]
 
 
@@ -176,8 +176,8 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int, dat
     for cell in (saved or {"cells": []})["cells"]:
         where = (cell["row"], cell["column"], cell["split"], cell["data_hash"])
         same = where == (other["row"], data, spec.get("split", "test"), data_hash)
-        if same and seed in cell["seeds"] and not outdated(cell, there, other, data):
-            place = cell["seeds"].index(seed)
+        place = cell["seeds"].index(seed) if seed in cell["seeds"] else None
+        if same and place is not None and cell["values"][place] is not None and not outdated(cell, there, other, data):
             known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
             known |= {"wall_s": cell["wall_s"][place], "gpu": dict(enumerate(cell.get("gpus", []))).get(place)}
             if place < len(cell.get("correct", [])) and cell["correct"][place]:
@@ -229,7 +229,7 @@ def _trainings(folder: Path, spec: dict, cells: list[tuple[str, dict, int]]) -> 
     for data, row, seed in cells:
         if row["kind"] == "tfidf":
             continue
-        there, real = source_of(folder, spec, row, data) if row["kind"] in _READING else (spec, row)
+        there, real = source_of(folder, spec, row, data) if row["kind"] in READING else (spec, row)
         reads = _READS_ENCODER.get(real["kind"], "model")
         first = None if reads in real.get("options", {}) else of_set(real.get("encoder"), data)
         second = of_set(real.get("student"), data)
