@@ -77,14 +77,10 @@ class Alignment(nn.Module):
         self.norms = nn.ModuleList(_last_norm(teacher, theirs, normed) for _, theirs in pairs if "norm" in self.order)
         self.embedding = _map("mlp" in self.order, *widths)
 
-    def forward(self, student: tuple[Tensor, ...], teacher: Mapping[int, Tensor], mask: Tensor, norm: Any):
-        """Features -> L_fea summed over pairs (`layer_loss`), L_emb (`embedding_loss`)."""
-        return self.layer_loss(student, teacher, mask, norm), self.embedding_loss(student, teacher, mask, norm)
-
     def layer_loss(self, student: tuple[Tensor, ...], teacher: Mapping[int, Tensor], mask: Tensor, norm: Any) -> Tensor:
-        """L_fea; student: the embedding [B, L, D], then the blocks [T, B, L, D], or [B, L, D] of a dense one.
+        """L_fea, summed over pairs.
 
-        teacher: the features [B, L, D] by layer.
+        student: the embedding [B, L, D], then the blocks [T, B, L, D], or [B, L, D] of a dense one; teacher: by layer.
         """
         losses = []
         for number, (mine, theirs) in enumerate(self.pairs):

@@ -77,7 +77,8 @@ def test_a_student_as_wide_as_the_teacher_is_held_against_its_sum_or_mean_over_t
     target = (embedding, features.mean(0))
     for transform, steps in (("mean-linear", features), ("sum-linear", features / 3), ("sum-linear", features.mean(0))):
         alignment = Alignment([(1, 1)], 32, teacher, transform)  # starts as no map
-        losses = alignment((embedding, steps), target, mask, "mse")
+        asked = ((embedding, steps), target, mask, "mse")
+        losses = alignment.layer_loss(*asked), alignment.embedding_loss(*asked)
         assert all(float(loss.detach()) < 1e-10 for loss in losses), transform
     with pytest.raises(ValueError, match=r"feature transform: expected one of sum-linear-norm, .*; got 'linear'"):
         Alignment([(1, 1)], 32, teacher, "linear")
