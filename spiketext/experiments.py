@@ -8,11 +8,12 @@
     points                   a CSV of published points for the picture of accuracy against energy
     cost_s                   of an experiment without rows: seconds
     [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options; without: the
-                             rows that it does not have
+                             rows that it does not have; S+R changes what S does and then what R does
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
       from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN; a row of kind
                              evaluate with a run stands for the one that it reads
-      teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE
+      teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE, which
+                             the experiment's own scale comes on top of
       encoder                an experiment with [mlm], in place of a teacher's model, of the tokenizer of kind train or
                              of the masked language model of an attack
       vectors                an experiment with [vectors], for a TextCNN of kind train
@@ -94,7 +95,8 @@ def read(folder: Path, name: str, scale: str | None = None) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: row {row.get('row')!r} has kind {row.get('kind')!r}, expected {', '.join(KINDS)}"
             )
-    _rescale(spec, path)
+    for at in spec["at"].split("+") if spec["at"] else ():
+        _rescale(spec, at, path)
     spec["rows"] = [one for row in spec.get("rows", []) for one in _expand(row)]
     for row in spec["rows"]:
         _require(path, row["kind"], set(row.get("options", {})), _known(KINDS[row["kind"]]))
@@ -113,17 +115,15 @@ def _require(path: Path, where: str, asked: set[str], known: set[str]) -> None:
         raise ValueError(f"{path}: unknown key {unknown[0]!r} for {where}; expected some of {', '.join(sorted(known))}")
 
 
-def _rescale(spec: dict[str, Any], path: Path) -> None:
+def _rescale(spec: dict[str, Any], at: str, path: Path) -> None:
     """Put what another scale changes into the rows."""
-    if spec["at"] is None:
-        return
     scales = spec.get("scales", {})
-    if spec["at"] not in scales:
-        raise ValueError(f"{path}: no scale {spec['at']!r}; expected {', '.join([spec['scale'], *scales])}")
-    changes = scales[spec["at"]]
-    _require(path, f"scale {spec['at']}", set(changes), {"cost", "cost_s", "without", *UNLABELLED, *KINDS})
+    if at not in scales:
+        raise ValueError(f"{path}: no scale {at!r}; expected {', '.join([spec['scale'], *scales])}")
+    changes = scales[at]
+    _require(path, f"scale {at}", set(changes), {"cost", "cost_s", "without", *UNLABELLED, *KINDS})
     without = changes.get("without", [])
-    _require(path, f"without of scale {spec['at']}", set(without), {row["row"] for row in spec.get("rows", [])})
+    _require(path, f"without of scale {at}", set(without), {row["row"] for row in spec.get("rows", [])})
     spec["scale"] = spec["at"]
     spec["rows"] = [row for row in spec.get("rows", []) if row["row"] not in without]
     spec["cost_s"] = changes.get("cost_s", _times(spec.get("cost_s"), changes.get("cost", 1)))
@@ -214,9 +214,9 @@ def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: st
 
 
 def unlabelled_of(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:
-    """The experiment without rows that `student` or `encoder` means, NAME or NAME:SCALE; errors as `read`."""
+    """The experiment without rows that `student` or `encoder` means, NAME or NAME:OWN, at a scale; errors as `read`."""
     name, _, own = reference.partition(":")
-    return read(folder, name, own or scale)
+    return read(folder, name, "+".join(dict.fromkeys(filter(None, (own, scale)))) or None)
 
 
 def _of_unlabelled(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:

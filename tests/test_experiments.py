@@ -98,6 +98,25 @@ def test_an_unknown_key_is_named(tmp_path):
         experiments.read(tmp_path, "x")
 
 
+def test_scales_come_on_top_of_each_other(tmp_path):
+    """A row's student of half the width, at a scale of less text, has half the width and reads less text."""
+    Path(tmp_path / "s.toml").write_text(
+        'title="x"\nscale="full"\ncost_s=1000\n[pretrain]\ntokens=90\nwidth=8\n[scales.narrow]\ncost=0.5\n'
+        "[scales.narrow.pretrain]\nwidth=4\n[scales.short]\ncost=0.1\n[scales.short.pretrain]\ntokens=9\n"
+    )
+
+    def asked(reference: str, scale: str | None) -> tuple:
+        spec = experiments.unlabelled_of(tmp_path, reference, scale)
+        return spec["at"], spec["pretrain"]["width"], spec["pretrain"]["tokens"], spec["cost_s"]
+
+    assert asked("s", None) == (None, 8, 90, 1000)
+    assert asked("s:narrow", None) == ("narrow", 4, 90, 500)
+    assert asked("s", "short") == asked("s:short", "short") == ("short", 8, 9, 100)
+    assert asked("s:narrow", "short") == asked("s:narrow+short", None) == ("narrow+short", 4, 9, 50)
+    with pytest.raises(ValueError, match="no scale 'wide'; expected full, narrow, short"):
+        asked("s:wide", "short")
+
+
 @pytest.fixture
 def own(demo, tmp_path) -> Path:
     """A small set of a user: as many reviews as the shipped ones have for validation."""
