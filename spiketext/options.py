@@ -256,7 +256,10 @@ class MlmOptions(StudentOptions, CorpusOptions):
 class PretrainOptions(CorpusOptions, DistillationOptions):
     """Stage 1: imitate the features of a teacher on unlabelled text."""
 
-    batch_size: int = _option(128, "texts in one optimiser step", at_least=1)
+    batch_size: int = _option(
+        8, "texts in one optimiser step; the same text teaches less in larger steps (the paper: 128)", at_least=1
+    )
+    learning_rate: float = _option(1e-3, "peak, after the warm-up; the paper: 5e-4", above=0)
     max_length: int = _option(64, "tokens kept of a sentence", at_least=2, at_most=512)
     pairs: bool = _option(False, "read two consecutive sentences of the corpus as a pair of texts")
     feature_weight: float = _option(1.0, "sigma 1 of eq. 7", at_least=0)
