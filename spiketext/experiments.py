@@ -97,6 +97,7 @@ def read(folder: Path, name: str, scale: str | None = None) -> dict[str, Any]:
             )
     for at in spec["at"].split("+") if spec["at"] else ():
         _rescale(spec, at, path)
+    spec["scale"] = spec["at"] or spec["scale"]
     spec["rows"] = [one for row in spec.get("rows", []) for one in _expand(row)]
     for row in spec["rows"]:
         _require(path, row["kind"], set(row.get("options", {})), _known(KINDS[row["kind"]]))
@@ -124,7 +125,6 @@ def _rescale(spec: dict[str, Any], at: str, path: Path) -> None:
     _require(path, f"scale {at}", set(changes), {"cost", "cost_s", "without", *UNLABELLED, *KINDS})
     without = changes.get("without", [])
     _require(path, f"without of scale {at}", set(without), {row["row"] for row in spec.get("rows", [])})
-    spec["scale"] = spec["at"]
     spec["rows"] = [row for row in spec.get("rows", []) if row["row"] not in without]
     spec["cost_s"] = changes.get("cost_s", _times(spec.get("cost_s"), changes.get("cost", 1)))
     for row in spec["rows"]:
