@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spiketext import distillation, training
+from spiketext import baseline, distillation, training
 from spiketext.data import load
-from spiketext.evaluation import evaluate, predict, tfidf_baseline
+from spiketext.evaluation import evaluate, predict
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
 from spiketext.runs import write_whole
 
@@ -49,7 +49,7 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
     spiking = str(root / "spikebert")
     distillation.distill(DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=3))
     rows = [
-        {"model": "TF-IDF + logistic regression", "accuracy": tfidf_baseline(texts)["accuracy"], "firing_rate": None}
+        {"model": "TF-IDF + logistic regression", "accuracy": baseline.tfidf(texts)["accuracy"], "firing_rate": None}
     ]
     for name, folder in (("teacher (MiniLM)", teacher), ("spiking, trained directly", direct), ("SpikeBERT", spiking)):
         scored = evaluate(folder, texts, "test")

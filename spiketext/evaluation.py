@@ -22,7 +22,6 @@ from spiketext.models.streaming import Stepper
 from spiketext.neurons import LIF
 from spiketext.precision import to_precision
 from spiketext.rates import RateCounter
-from spiketext.words import language_of
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 _LOG = "test_reads.jsonl"
@@ -56,6 +55,16 @@ def scores(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
         "f1": float(metrics.f1_score(labels, answers, average=average, zero_division=0.0)),
         "matthews": float(metrics.matthews_corrcoef(labels, answers)),
     }
+
+
+def per_text_of(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, list]:
+    """What was answered to each text and what is right, [N] each, as classes or numbers; of classes also a flag.
+
+    logits [N, K], labels [N] -> {"answers", "gold"}, and {"correct"} of a classification.
+    """
+    answers = logits.squeeze(-1) if task == "regression" else logits.argmax(-1)
+    flags = {} if task == "regression" else {"correct": (answers == labels).tolist()}
+    return {"answers": answers.tolist(), "gold": labels.tolist(), **flags}
 
 
 def logits_of(
@@ -223,14 +232,14 @@ def evaluate(
 
     model is a folder, data a name or path (`reading`: see `data.load`), time_steps changes T, precision the numbers
     (`to_precision`). With a confidence (a probability) a text stops at the first time step that is as sure of its
-    label; the mean number of steps is in the result. per_text adds "correct", a flag for each text. "sends" is what
-    the neurons send (`sends`). A reading of the test split is counted in the model's folder, where it has one.
+    label; the mean number of steps is in the result. per_text adds what `per_text_of` returns. "sends" is what the
+    neurons send (`sends`). A reading of the test split is counted in the model's folder, where it has one.
     Raises ValueError for an unknown split, an empty one, labels that are not the model's, or a count below 1.
     """
     at_least_one(batch_size=batch_size, time_steps=time_steps)
     text_set, part = read_split(data, split, **reading)
     network, tokenizer = load_at(model, time_steps), load_tokenizer(model)
-    labels = labels_for(network, text_set, part, model)
+    labels_for(network, text_set, part, model)  # or it raises
     network = _ready(network, precision)
     rows = rows_for(network, tokenizer, part.texts, part.pairs)
     counter = RateCounter()
@@ -240,6 +249,7 @@ def evaluate(
     else:
         with counter.counting(network):
             answers = _logits(network, tokenizer, rows, batch_size, counter, progress)
+    answers, labels = in_order(network, text_set, answers), np.asarray(part.labels)
     result = {
         "model": model,
         "data": text_set.name,
@@ -254,8 +264,8 @@ def evaluate(
         "precision": precision,
         "data_hash": text_set.hash,
     }
-    if per_text and text_set.task == "classification":
-        result["correct"] = (answers.argmax(-1) == labels).tolist()
+    if per_text:
+        result |= per_text_of(text_set.task, answers, labels)
     if steps is not None:
         result |= {"confidence": confidence, "mean_steps": float(steps.mean())}
     if split == "test":
@@ -291,6 +301,12 @@ def labels_for(network: PreTrainedModel, text_set: TextSet, part: Split, model: 
             "evaluate on texts with the labels it was trained on"
         )
     return np.asarray([names.index(text_set.labels[int(label)]) for label in part.labels])
+
+
+def in_order(network: PreTrainedModel, text_set: TextSet, logits: np.ndarray) -> np.ndarray:
+    """Logits [N, K] with the classes in the order of the data set, as F1 of class 1 needs them."""
+    names = label_names(network)
+    return logits[:, [names.index(name) for name in text_set.labels] or slice(None)]
 
 
 def note_test_reading(folder: Path, result: dict[str, Any]) -> int | None:
@@ -348,47 +364,3 @@ def predict(
         best = np.argsort(-row, kind="stable")[:top_k]
         results.append(about | {"labels": [names[i] for i in best], "probabilities": [float(row[i]) for i in best]})
     return results
-
-
-def tfidf_baseline(text_set: TextSet, split: str = "test") -> dict[str, Any]:
-    """TF-IDF (words and pairs of words; Chinese: characters and pairs) with logistic regression; for scores ridge.
-
-    A pair is read as its two texts side by side, and the product of their TF-IDF: what they share. The strength of the
-    regularisation is chosen on validation, by the metric of the set. Returns all scores of the split.
-    """
-    from scipy.sparse import hstack
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression, Ridge
-
-    train, validation, part = (text_set.splits[name] for name in ("train", "validation", split))
-    chinese = language_of(train.texts) == "chinese"  # has no blanks between its words
-    reads = {"analyzer": "char"} if chinese else {"token_pattern": r"(?u)\b\w+\b|[^\w\s]"}
-    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1, **reads)
-    vectors.fit([*train.texts, *(train.pairs or [])])
-
-    def read(rows: Split) -> Any:
-        first = vectors.transform(rows.texts)
-        if rows.pairs is None:
-            return first
-        second = vectors.transform(rows.pairs)
-        return hstack([first, second, first.multiply(second)], format="csr")
-
-    def answers(model: Any, features: Any) -> np.ndarray:
-        return model.predict(features)[:, None] if text_set.task == "regression" else model.predict_proba(features)
-
-    learned, chosen_on = read(train), read(validation)
-    best: Any = None
-    best_score = -np.inf
-    for c in (0.1, 0.3, 1.0, 3.0, 10.0, 30.0):
-        regression = Ridge(alpha=1 / c) if text_set.task == "regression" else LogisticRegression(C=c, max_iter=2000)
-        candidate = regression.fit(learned, train.labels)
-        found = scores(text_set.task, answers(candidate, chosen_on), np.asarray(validation.labels))[text_set.metric]
-        if found > best_score:
-            best, best_score, chosen = candidate, found, c
-    given = answers(best, read(part))
-    result = {"data": text_set.name, "split": split, "rows": len(part), "C": chosen,
-              f"validation_{text_set.metric}": best_score,
-              **scores(text_set.task, given, np.asarray(part.labels)), "data_hash": text_set.hash}  # fmt: skip
-    if text_set.task != "regression":
-        result["correct"] = (given.argmax(-1) == np.asarray(part.labels)).tolist()
-    return result

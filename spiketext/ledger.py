@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spiketext import published, results
+from spiketext import published, results, significance
 from spiketext.about import machine, versions
 from spiketext.data import TextSet
 from spiketext.datasets import BUILT_IN
@@ -84,13 +84,20 @@ def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: 
     return cell | ({"at": row["at"], "curve": row["curve"]} if "at" in row else {})
 
 
+def _hold(cell: dict[str, Any], what: str, packed: str) -> None:
+    """Keep what was answered to each text, at the place of its seed."""
+    cell[what] = [*cell.get(what, []), *[None] * (len(cell["seeds"]) - len(cell.get(what, []))), packed]
+
+
 def fill(result: dict[str, Any], cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: float) -> None:
     """Put the value of a seed into a cell of a result; an outcome without anything is a training that diverged."""
     value = outcome.get(cell["metric"])
-    if outcome.get("correct") is not None and cell["metric"] in results.ANSWERED:
-        missing = len(cell["seeds"]) - len(cell.setdefault("correct", []))
-        cell["correct"] += [None] * missing + [results.packed(outcome["correct"])]
+    if outcome.get("correct") is not None and cell["metric"] in significance.RIGHT:
+        _hold(cell, "correct", significance.packed(outcome["correct"]))
         cell["texts"] = len(outcome["correct"])
+    elif outcome.get("answers") is not None and cell["metric"] in significance.ANSWERED:
+        _hold(cell, "answers", significance.packed_values(outcome["answers"]))
+        cell |= {"gold": significance.packed_values(outcome["gold"]), "texts": len(outcome["gold"])}
     elif "texts" in outcome and cell["metric"] == "accuracy":
         cell["texts"] = outcome["texts"]
     interval = outcome.get("intervals", {}).get(cell["metric"])

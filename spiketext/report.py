@@ -23,7 +23,15 @@ from spiketext.audit import audit
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet
 from spiketext.energy import energy
-from spiketext.evaluation import at_least_one, labels_for, note_test_reading, read_split, readings_of_test, scores
+from spiketext.evaluation import (
+    at_least_one,
+    in_order,
+    labels_for,
+    note_test_reading,
+    read_split,
+    readings_of_test,
+    scores,
+)
 from spiketext.figures import capped, require_drawable, save
 from spiketext.insight import Reading, answers_by_step, calibration, confusion, legible, look_inside
 from spiketext.runs import read_json, write_whole
@@ -67,7 +75,7 @@ def report(
     start = time.perf_counter()
     steps = answers_by_step(network, tokenizer, part.texts, part.pairs, batch_size, progress)
     seconds = time.perf_counter() - start
-    found = scores(text_set.task, steps[-1], labels)
+    found = scores(text_set.task, in_order(network, text_set, steps[-1]), np.asarray(part.labels))
     own: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "progress": progress}
     page: dict[str, Any] = {
         "about": describe_model(model),

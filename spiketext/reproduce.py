@@ -14,11 +14,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from spiketext import attacks, conversion, distillation, ledger, maskedlm, results, skipgram, training
+from spiketext import (
+    attacks,
+    baseline,
+    conversion,
+    distillation,
+    ledger,
+    maskedlm,
+    results,
+    significance,
+    skipgram,
+    training,
+)
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.data import TextSet, load
 from spiketext.energy import energy, points
-from spiketext.evaluation import Diverged, evaluate, tfidf_baseline
+from spiketext.evaluation import Diverged, evaluate
 from spiketext.experiments import (
     KINDS,
     READING,
@@ -127,7 +138,7 @@ def _run_row(
     """Every metric of a row, in its unit, with the answers to each text and the seconds of training."""
     split = spec.get("split", "test")
     if row["kind"] == "tfidf":
-        return _in_units(tfidf_baseline(text_set, split))
+        return _in_units(baseline.tfidf(text_set, split))
     asked = row.get("options", {})
     same = row["kind"] == "energy" or (row["kind"] == "evaluate" and not asked)
     known = _known_scores(folder, spec, data, row, seed, text_set.hash) if same else None
@@ -180,8 +191,8 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int, dat
         if same and place is not None and cell["values"][place] is not None and not outdated(cell, there, other, data):
             known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
             known |= {"wall_s": cell["wall_s"][place], "gpu": dict(enumerate(cell.get("gpus", []))).get(place)}
-            if place < len(cell.get("correct", [])) and cell["correct"][place]:
-                known["correct"] = results.unpacked(cell["correct"][place], cell["texts"])
+            if packed := significance.seeds_answered(cell).get(seed):
+                known |= significance.answered(cell, packed)
     return known or None
 
 

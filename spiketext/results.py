@@ -1,12 +1,11 @@
-"""Floor 2: result files, their tables and pictures, and whether two rows differ by more than chance.
+"""Floor 2: result files, their tables and pictures, and two rows beside each other.
 
-A result file holds cells: one row on one data set, one metric, a value for each seed. The cell of the accuracy also
-holds which texts were answered rightly (one bit a text), so that rows can be compared when their models are gone.
+A result file holds cells: one row on one data set, one metric, a value for each seed, and of the main metrics what was
+answered to each text (`spiketext.significance`).
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import statistics
@@ -14,10 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from spiketext.figures import columns, grouped_intervals, line_curves
 from spiketext.runs import read_json, write_whole
+from spiketext.significance import ANSWERED, RIGHT, paired, seeds_answered
 
 ACCOUNTS = {  # metrics of a row of kind energy, for one text of the validation split, and their units
     "tokens": "",
@@ -46,7 +44,6 @@ ATTACKED = {  # metrics of a row of kind attack (`attacks.measures`), and their 
     "success_holds": "%",
 }
 UNITS = ACCOUNTS | ATTACKED | {"firing_rate": "%", "parameters": "M", "energy": "mJ"}  # all others are shares, in %
-ANSWERED = ("accuracy", "accuracy_under_attack")  # metrics whose cells hold which texts were right, for `paired`
 _BESIDE = ("firing_rate", "parameters", "energy")
 _PAGE_HEAD = """# Results
 
@@ -56,7 +53,6 @@ cell also names its data hash, what its row asked for and, seed by seed, the mac
 the mean over the seeds that both rows have, its interval a bootstrap over texts: of these models, not of other seeds.
 ± is the deviation over seeds of everything but stage 1, which all seeds share.
 """
-_DRAWS = 10_000  # of the bootstrap
 
 
 def path_of(folder: Path, name: str, scale: str | None = None) -> Path:
@@ -109,75 +105,24 @@ def account(found: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
-def packed(correct: Sequence[bool]) -> str:
-    """One bit for each text, as base64."""
-    return base64.b64encode(np.packbits(np.asarray(correct, dtype=bool)).tobytes()).decode()
-
-
-def unpacked(text: str, count: int) -> np.ndarray:
-    """The inverse of `packed`: bool [count]."""
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)
-
-
-def paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Two cells of accuracy (under attack) on the same texts: the difference of means over the seeds that both have.
-
-    Returns difference, low, high (points; 95 % interval of a bootstrap over texts, 10,000 draws), how many texts the
-    first and the second get right more often, and p of the exact sign test on those, which for one seed is McNemar's
-    exact test. Raises ValueError when the cells hold no answers or are of different texts.
-    """
-    from scipy.stats import binomtest
-
-    here, there = (f"{cell['row']!r} on {cell['column']}" for cell in (first, second))
-    for key in ("data_hash", "split", "texts"):
-        if first.get(key) != second.get(key):
-            raise ValueError(
-                f"{here} has {key} {first.get(key)}, {there} has {second.get(key)}; compare rows on equal texts"
-            )
-    answers = [_answers(cell) for cell in (first, second)]
-    seeds = sorted(set(answers[0]) & set(answers[1]))
-    if not seeds:
-        raise ValueError(f"{here} and {there} share no seed with the answers to each text; reproduce both again")
-    each = np.stack([answers[0][seed].astype(int) - answers[1][seed] for seed in seeds]).sum(0)
-    sums, counts = np.unique(each, return_counts=True)  # draws of texts are draws of these few sums
-    drawn = np.random.default_rng(0).multinomial(len(each), counts / len(each), _DRAWS) @ sums
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    points = 100 / (len(each) * len(seeds))
-    won, lost = int((each > 0).sum()), int((each < 0).sum())
-    return {
-        "difference": float(each.sum()) * points,
-        "low": float(low) * points,
-        "high": float(high) * points,
-        "texts": len(each),
-        "seeds": seeds,
-        "first_right": won,
-        "second_right": lost,
-        "p": float(binomtest(won, won + lost).pvalue) if won + lost else 1.0,
-    }
-
-
-def _answers(cell: dict[str, Any]) -> dict[int, np.ndarray]:
-    """Which texts were right, by seed."""
-    each = zip(cell["seeds"], cell.get("correct", []), strict=False)
-    return {seed: unpacked(bits, cell["texts"]) for seed, bits in each if bits is not None}
-
-
 def compare(folder: Path, first: str, second: str) -> list[dict[str, Any]]:
-    """Two rows, "RESULT:ROW" each, on every data set that both have: a line with both accuracies and `paired`.
+    """Two rows, "RESULT:ROW" each, on every data set that both have: a line for each metric, with `paired`.
 
     RESULT is the name of a result file without its ending, ROW the row's name or the beginning of it.
     Raises ValueError when a row is not there or nothing can be compared, FileNotFoundError without the file.
     """
     mine, other = (_row(folder, name) for name in (first, second))
-    shared = [column for column in mine if column in other]
+    shared = [where for where in mine if where in other]
     if not shared:
-        raise ValueError(f"compare: {first} and {second} have no data set in common")
+        raise ValueError(f"compare: {first} and {second} have no data set in common whose answers both hold; "
+                         "rows of older files hold those of accuracies only: reproduce them again")  # fmt: skip
     rows = []
-    for column in shared:
-        found = paired(mine[column], other[column])
-        left, right = (_mean(cell, found["seeds"]) for cell in (mine[column], other[column]))
+    for column, metric in shared:
+        cells = [known[column, metric] for known in (mine, other)]
+        found = paired(*cells)
+        left, right = (_mean(cell, found["seeds"]) for cell in cells)
         found["seeds"] = " ".join(map(str, found["seeds"]))
-        rows.append({"data": column, "first %": left, "second %": right, **found})
+        rows.append({"data": column, "metric": metric, "first %": left, "second %": right, **found})
     return rows
 
 
@@ -185,24 +130,27 @@ def _mean(cell: dict[str, Any], seeds: Sequence[int]) -> float:
     return statistics.mean(value for seed, value in zip(cell["seeds"], cell["values"], strict=True) if seed in seeds)
 
 
-def _row(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+def _row(folder: Path, name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The cells of a row that hold answers, by data set and metric."""
     file, _, row = name.partition(":")
     if not row:
         raise ValueError(f"compare: expected RESULT:ROW, got {name!r}")
     result = load(folder, file)
     if result is None:
         raise FileNotFoundError(f"compare {name}: no {path_of(folder, file)}; run spiketext reproduce {file}")
-    cells = [cell for cell in result["cells"] if cell["metric"] in ANSWERED and cell["values"]]
+    cells = [cell for cell in result["cells"] if cell["metric"] in RIGHT + ANSWERED and cell["values"]]
     names = list(dict.fromkeys(cell["row"] for cell in cells))
     found = [row] if row in names else [known for known in names if known.startswith(row)]
     if len(found) != 1:
         raise ValueError(f"compare {name}: expected the beginning of one of {'; '.join(names) or 'no measured row'}")
-    return {cell["column"]: cell for cell in cells if cell["row"] == found[0]}
+    return {
+        (cell["column"], cell["metric"]): cell for cell in cells if cell["row"] == found[0] and seeds_answered(cell)
+    }
 
 
 def compare_text(rows: Sequence[dict[str, Any]]) -> str:
     """What `compare` returns, as text."""
-    return columns(rows) + "\ndifference, low, high: points of accuracy, first minus second, 95 % bootstrap interval"
+    return columns(rows) + "\ndifference, low, high: points of the metric, first minus second, 95 % bootstrap interval"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -266,7 +214,7 @@ def _account_columns(rows: dict[str, dict[str, dict]]) -> Show:
 
 def _gap(cell: dict[str, Any], against: dict[str, Any]) -> str:
     """How far a row is from the one that it is held against, with its interval; of which seeds, if not of all."""
-    if cell is against or cell["metric"] != "accuracy" or not set(_answers(cell)) & set(_answers(against)):
+    if cell is against or not set(seeds_answered(cell)) & set(seeds_answered(against)):
         return ""
     found = paired(cell, against)
     some = set(found["seeds"]) != set(cell["seeds"]) or set(found["seeds"]) != set(against["seeds"])

@@ -7,59 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from spiketext import experiments, published, reproduce, results
 from spiketext.cli import main
 from spiketext.energy import reference
+from spiketext.significance import packed, paired
 
 
 def cell(row: str, correct: list[np.ndarray], **changes) -> dict:
     values = [100 * float(one.mean()) for one in correct]
     return {"row": row, "column": "d", "metric": "accuracy", "unit": "%", "values": values, "split": "test",
             "seeds": list(range(len(correct))), "data_hash": "h", "status": "done", "paper": None, "wall_s": values,
-            "correct": [results.packed(one) for one in correct], "texts": len(correct[0])} | changes  # fmt: skip
+            "correct": [packed(one) for one in correct], "texts": len(correct[0])} | changes  # fmt: skip
 
 
 @pytest.fixture
 def answers() -> list[np.ndarray]:
     draw = np.random.default_rng(1)
     return [draw.random(501) < share for share in (0.85, 0.84, 0.80, 0.78)]
-
-
-def test_answers_survive_packing(answers):
-    for one in answers:
-        assert (results.unpacked(results.packed(one), len(one)) == one).all()
-
-
-def test_the_interval_is_that_of_a_bootstrap_over_texts_and_p_is_mcnemars(answers):
-    a, b = answers[0], answers[2]
-    found = results.paired(cell("a", [a]), cell("b", [b]))
-    difference = a.astype(float) - b
-    expected = stats.bootstrap((difference,), np.mean, n_resamples=9999, method="percentile", rng=0).confidence_interval
-    assert found["difference"] == pytest.approx(100 * difference.mean())
-    assert (found["low"], found["high"]) == pytest.approx((100 * expected.low, 100 * expected.high), abs=0.25)
-    won, lost = int((a & ~b).sum()), int((b & ~a).sum())
-    assert (found["first_right"], found["second_right"]) == (won, lost)
-    assert found["p"] == pytest.approx(min(1.0, 2 * stats.binom.cdf(min(won, lost), won + lost, 0.5)))
-
-
-def test_seeds_are_pooled_text_by_text(answers):
-    found = results.paired(cell("a", answers[:2]), cell("b", answers[2:], seeds=[1, 0]))
-    means = [np.mean([one.mean() for one in pair]) for pair in (answers[:2], answers[2:])]
-    assert found["difference"] == pytest.approx(100 * (means[0] - means[1])) and found["seeds"] == [0, 1]
-    swapped = results.paired(cell("b", answers[2:]), cell("a", answers[:2]))
-    assert swapped["difference"] == pytest.approx(-found["difference"]) and swapped["p"] == found["p"]
-    assert results.paired(cell("a", answers[:1]), cell("a", answers[:1]))["p"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"data_hash": "x"}, "data_hash"), ({"split": "validation"}, "split"), ({"correct": []}, "share no seed")],
-)
-def test_what_cannot_be_compared_is_said(answers, changes, message):
-    with pytest.raises(ValueError, match=message):
-        results.paired(cell("a", answers[:1]), cell("b", answers[1:2]) | changes)
 
 
 def test_rows_are_compared_on_the_command_line(answers, tmp_path, capsys):
@@ -83,7 +48,7 @@ def test_rows_are_compared_on_the_command_line(answers, tmp_path, capsys):
 def test_the_table_shows_the_gap_to_the_teacher(answers):
     rows = [cell("teacher", answers[:1]), cell("student", answers[2:3])]
     shown = results.table({"name": "t", "scale": "s", "against": "teacher", "cells": rows})
-    found = results.paired(rows[1], rows[0])
+    found = paired(rows[1], rows[0])
     assert (
         "gap, points" in shown and f"{found['difference']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})" in shown
     )
