@@ -8,7 +8,7 @@ to `levels`. What is not spiking is not called so: norms, the embedding, residua
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,12 +23,9 @@ from spiketext.evaluation import read_split
 from spiketext.neurons import LIF, NormLIF
 from spiketext.ops import lif
 
-LOWEST, HIGHEST, HEALTHY = (
-    0.01,
-    0.6,
-    0.15,
-)  # rates of a layer: silent below, saturated above, and what the doctor aims at
+LOWEST, HIGHEST, HEALTHY = 0.01, 0.6, 0.15  # rates of a layer: silent below, saturated above, what the doctor aims at
 _SAMPLE = 64  # rows of current that the doctor tries thresholds on
+Say = Callable[..., str]  # a sentence and the values of its {names} -> the sentence that is shown
 
 
 def audit(
@@ -138,19 +135,32 @@ def _health(layer: Layer, module: LIF, current: Tensor) -> dict[str, Any]:
         "saturated": int((fired == places).sum()),
         "threshold": module.constants.threshold,
         "suggested": None,
-        "advice": "",
+        "suggested rate": None,
+        "norm factor": None,
     }
     if not LOWEST <= rate <= HIGHEST:
-        state = "silent" if rate < LOWEST else "saturated"
-        found["suggested"], reached = suggest(module, current)
-        if found["suggested"] is None:
-            found["advice"] = f"{state}: no threshold helps, its current is the same everywhere"
-        else:
-            found["advice"] = f"{state}: threshold {found['suggested']:.3g} would give a rate of {reached:.0%}"
-            if isinstance(module, NormLIF):
-                factor = module.constants.threshold / found["suggested"]
-                found["advice"] += f", and so would its norm's weight and bias times {factor:.3g}"
-    return found
+        found["suggested"], found["suggested rate"] = suggest(module, current)
+        if found["suggested"] is not None and isinstance(module, NormLIF):
+            found["norm factor"] = module.constants.threshold / found["suggested"]
+    return found | {"advice": advice(found)}
+
+
+def _as_it_is(sentence: str, **values: Any) -> str:
+    return sentence.format(**values)
+
+
+def advice(row: dict[str, Any], say: Say = _as_it_is) -> str:
+    """What the doctor says of a layer of neurons, "" of a healthy one; say puts a sentence into another language."""
+    if LOWEST <= row["rate"] <= HIGHEST:
+        return ""
+    state = say("silent" if row["rate"] < LOWEST else "saturated")
+    if row["suggested"] is None:
+        return say("{state}: no threshold helps, its current is the same everywhere", state=state)
+    numbers = {"threshold": f"{row['suggested']:.3g}", "rate": f"{row['suggested rate']:.0%}"}
+    told = say("{state}: threshold {threshold} would give a rate of {rate}", state=state, **numbers)
+    if row["norm factor"] is None:
+        return told
+    return told + say(", and so would its norm's weight and bias times {factor}", factor=f"{row['norm factor']:.3g}")
 
 
 @contextmanager

@@ -108,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--out", required=True, metavar="FILE", help="the page, .html; needs nothing beside it")
     report.add_argument("--text", help="the text whose spikes and attention are shown; default: one of the split")
     report.add_argument("--attack", metavar="DIR", help="folder of an attack on this model: its texts are shown too")
+    report.add_argument("--language", default="english", help="of the page itself: english (default) or chinese")
     report.add_argument("--figures", metavar="DIR", help="write each figure there too, as SVG")
     for counted, texts in ((energy, None), (audit, 64), (report, 64)):
         counted.add_argument("--model", required=counted is not energy, help="folder of the model")

@@ -160,8 +160,8 @@ def report(args: argparse.Namespace) -> None:
     from spiketext.report import report
 
     result = report(args.model, args.data or "", args.out, args.split, limit=args.limit, batch_size=args.batch_size,
-                    text=args.text, attack=args.attack, figures=args.figures, progress=not args.json,
-                    **_reading(args))  # fmt: skip
+                    text=args.text, attack=args.attack, figures=args.figures, language=args.language,
+                    progress=not args.json, **_reading(args))  # fmt: skip
     _show(result, args, lambda: _pairs_table(result))
 
 

@@ -11,7 +11,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spiketext.figures import canvas
@@ -62,8 +62,8 @@ def raster(tokens: Sequence[str], spikes: Any, title: str = "", most: int = 64) 
     if places == len(tokens):
         axis.set_xticks([place * steps + (steps - 1) / 2 for place in range(places)], tokens, rotation=90, fontsize=6)
     else:
-        axis.set_xlabel("time step" if places == 1 else f"windows of the text, {steps} steps each")
-    axis.set(title=title, ylabel=f"neuron ({wide.shape[1]} of {neurons})", xlim=(-0.5, len(wide) - 0.5))
+        axis.set_xlabel("time step" if places == 1 else f"windows of the text (T = {steps})")
+    axis.set(title=title, ylabel=f"neuron ({wide.shape[1]} / {neurons})", xlim=(-0.5, len(wide) - 0.5))
     axis.set_ylim(-0.5, wide.shape[1] - 0.5)
     return _letters(figure)
 
@@ -132,6 +132,15 @@ def over_steps(values: Sequence[float], label: str, title: str = "") -> Any:
     axis.set(title=title, xlabel="time steps", ylabel=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
     return _letters(figure)
+
+
+def relabel(figure: Any, say: Callable[[str], str]) -> None:
+    """Put the names of a figure's axes and curves, without what stands in brackets, into another language."""
+    for axis in figure.axes:
+        legend = axis.get_legend()
+        for text in (axis.xaxis.label, axis.yaxis.label, *(legend.get_texts() if legend else ())):
+            name, bracket, rest = text.get_text().partition(" (")
+            text.set_text(say(name) + bracket + rest)
 
 
 def inline(figure: Any, name: str) -> str:

@@ -1,25 +1,28 @@
 """Floor 9: one self-contained HTML page that shows a model. Figures need matplotlib (the extra `plots`).
 
 The page holds its styles and pictures (inline SVG), asks nothing of a network, and leaves out what does not apply to a
-model. Scores are of the split that was asked for; test is read only when it is, and then logged.
+model. Scores are of the split that was asked for; test is read only when it is, and then logged. The page is written in
+English; report.LANGUAGE.toml has its sentences in another language.
 """
 
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import torch
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from spiketext import portraits
 from spiketext.about import describe_model, machine
 from spiketext.attacks import VICTIM, marked, require_same, saved, weights_hash
-from spiketext.audit import audit
+from spiketext.audit import Say, advice, audit
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
 from spiketext.data import Split, TextSet
 from spiketext.energy import energy
@@ -37,6 +40,8 @@ from spiketext.insight import Reading, answers_by_step, calibration, confusion, 
 from spiketext.runs import read_json, write_whole
 
 SHOWN = 4  # examples of each kind
+LANGUAGES = {"english": "en", "chinese": "zh-CN"}
+_HERE = Path(__file__).parent
 
 
 def report(
@@ -49,6 +54,7 @@ def report(
     text: str | None = None,
     attack: str | None = None,
     figures: str | None = None,
+    language: str = "english",
     batch_size: int = 32,
     progress: bool = False,
     **reading: Any,
@@ -57,14 +63,15 @@ def report(
 
     Scores, calibration and examples are of all texts of the split; energy and audit of `limit` of them, spread evenly.
     text: whose spikes and attention are shown (None: one of the split); attack: the folder of an attack; figures: a
-    folder for the pictures as SVG; reading: see `data.load`. A reading of the test split is counted in the model's
-    folder.
-    Raises ValueError for an out that is not .html, without matplotlib, for an attack on another model, and as
-    `evaluate`; FileNotFoundError when the attack's folder has no such file.
+    folder for the pictures as SVG; language: english or chinese, of the page itself; reading: see `data.load`.
+    A reading of the test split is counted in the model's folder.
+    Raises ValueError for an out that is not .html, another language, without matplotlib, for an attack on another
+    model, and as `evaluate`; FileNotFoundError when the attack's folder has no such file.
     """
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: expected the name of a page, FILE.html")
     at_least_one(limit=limit, batch_size=batch_size)
+    say = sayer(language)
     require_drawable()
     attacked = saved(Path(attack)) if attack else []
     text_set, part = read_split(data, split, **reading)
@@ -95,6 +102,8 @@ def report(
     inside = look_inside(network, tokenizer, shown, pair)
     page |= {"text": shown, "pair": pair, "classes": label_names(network)}
     drawn = dict(_figures(page, inside, read_json(Path(model) / "history.json") or [], steps, labels, text_set.task))
+    for figure in drawn.values():
+        portraits.relabel(figure, say)
     if figures:
         for name, figure in drawn.items():
             save(figure, str(Path(figures) / f"{name}.svg"))
@@ -104,7 +113,7 @@ def report(
     if split == "test":
         result["test_reads"] = note_test_reading(Path(model), result)
     page["test_reads"] = readings_of_test(Path(model))
-    write_whole(Path(out), render(page))
+    write_whole(Path(out), render(page, language))
     return result
 
 
@@ -117,14 +126,30 @@ def _require_attacked(folder: Path, model: str, network: Any) -> None:
         raise ValueError(f"--attack {folder}: attacked {run['model']}, expected {model}; name an attack on this model")
 
 
-def render(page: dict[str, Any]) -> str:
+def sayer(language: str) -> Say:
+    """A function that puts a sentence of the page, and the values of its {names}, escaped, into a language.
+
+    What the language's file does not have stays as it is. Raises ValueError for a language that is not in `LANGUAGES`.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"--language {language}: expected {' or '.join(LANGUAGES)}")
+    known = {} if language == "english" else tomllib.loads((_HERE / f"report.{language}.toml").read_text("utf-8"))
+
+    def say(sentence: str, **values: Any) -> Markup:
+        return Markup(escape(known.get(sentence, sentence))).format(**values)
+
+    return say
+
+
+def render(page: dict[str, Any], language: str = "english") -> str:
     """What `report` gathered as HTML; every text is escaped."""
+    say = sayer(language)
     house = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked_words, "capped": capped}
-    template = house.from_string((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
-    return template.render(
-        {"probabilities": None, "right": [], "wrong": [], "matrix": None, "calibration": None, **page}
-    )
+    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked_words, "capped": capped,
+                      "advice": partial(advice, say=say)}  # fmt: skip
+    house.globals |= {"_": say, "language": LANGUAGES[language]}
+    template = house.from_string((_HERE / "report.html").read_text(encoding="utf-8"))
+    return template.render({"right": [], "wrong": [], "matrix": None, "calibration": None, **page})
 
 
 def _short(layer: str) -> str:

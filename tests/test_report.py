@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import transformers
 from conftest import classifier
+from markupsafe import escape
 
 from spiketext import portraits
 from spiketext.attacks import ATTACKS
@@ -17,8 +20,10 @@ from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.evaluation import logits_of, sends
 from spiketext.insight import answers_by_step, calibration, confusion, look_inside
+from spiketext.report import LANGUAGES
 from spiketext.substitutes import Sentence
 
+HERE = Path(portraits.__file__).parent
 TEXTS = ["A fine film.", "Not good, not bad, just long and <b>long</b> & long.", "很 好"]
 
 
@@ -144,7 +149,7 @@ def test_the_page_of_a_dense_model_leaves_out_what_does_not_apply(tiny_teacher, 
     assert page.sections == ["answers", "energy", "attention", "origin"]
     assert "很好 &lt;3" in out.read_text(encoding="utf-8")
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 1
-    assert "was read 1 time with this model" in out.read_text(encoding="utf-8")
+    assert "was read with this model: 1, last on" in out.read_text(encoding="utf-8")
 
 
 def test_the_page_of_scores_names_no_class(saved, tmp_path):
@@ -156,6 +161,52 @@ def test_the_page_of_scores_names_no_class(saved, tmp_path):
     assert main(["report", "--model", folder, "--out", str(out), *asked]) == 0
     page = out.read_text(encoding="utf-8")
     assert "It answers one number." in page and "Classes:" not in page
+
+
+def phrases() -> set[str]:
+    """The sentences of the page, and those of the audit's advice."""
+    found = re.findall(r'_\("([^"]*)"', (HERE / "report.html").read_text(encoding="utf-8"))
+    return {*found, *re.findall(r'say\("([^"]*)"', (HERE / "audit.py").read_text(encoding="utf-8"))}
+
+
+def test_every_sentence_of_the_page_has_its_chinese_with_the_same_names_in_it():
+    known = tomllib.loads((HERE / "report.chinese.toml").read_text(encoding="utf-8"))
+    own = phrases()
+    assert len(own) > 60 and not own - set(known)
+    assert {key for key in known if " {" in key or key.endswith(".")} <= own  # no sentence that nobody says
+    for english, chinese in known.items():
+        assert set(re.findall(r"{\w+}", english)) == set(re.findall(r"{\w+}", chinese)), english
+
+
+@pytest.mark.parametrize("preset", ["ternary", "signed"])
+def test_the_page_in_chinese_says_nothing_in_english_and_the_same_numbers(preset, saved, own, tmp_path, capsys):
+    model, pages = saved(preset, change=mute), []
+    for language in LANGUAGES:
+        out = tmp_path / f"{language}.html"
+        argv = ["report", "--model", model, "--data", own, "--out", str(out), "--limit", "3", "--language", language]
+        assert main([*argv, "--json"]) == 0
+        pages.append(out.read_text(encoding="utf-8"))
+    english, chinese = pages
+    assert '<html lang="en">' in english and '<html lang="zh-CN">' in chinese
+    both = Page(english), Page(chinese)
+    assert both[0].sections == both[1].sections and both[1].open == []
+    for whole in (phrase for phrase in phrases() if len(phrase) > 12):
+        parts = [part for part in re.split(r"{\w+}", str(escape(whole))) if len(part) > 8]
+        assert not [part for part in parts if part in chinese], whole
+    assert "没有该模型读取测试集的记录" in chinese and ">被注视</text>" in chinese and "沉默：" in chinese
+    assert "alert(" in chinese and "<script>" not in chinese
+
+    def numbers(page: str) -> list[str]:
+        rows = "".join(re.findall(r"<table>.*?</table>", page, flags=re.DOTALL))
+        return re.findall(r">([\d.,]+(?: %)?)<", rows)
+
+    assert numbers(english) == numbers(chinese) and len(numbers(chinese)) > 50
+
+
+def mute(model) -> None:
+    """Neurons of one layer that never fire, so that the doctor has something to say."""
+    norm = model.spikebert.layers[0].feed_forward.input
+    norm.weight.fill_(1e-3)
 
 
 @pytest.mark.parametrize(("preset", "said"), [
@@ -173,6 +224,7 @@ def test_what_a_report_refuses(folder, own, tmp_path, capsys, monkeypatch):
         return capsys.readouterr().err
 
     assert "FILE.html" in refused("--out", str(tmp_path / "page.pdf"))
+    assert "expected english or chinese" in refused("--out", str(tmp_path / "page.html"), "--language", "klingon")
     page = str(tmp_path / "page.html")
     assert "no attacks.jsonl" in refused("--out", page, "--attack", str(tmp_path))
     (tmp_path / ATTACKS).write_text("")
