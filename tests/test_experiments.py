@@ -331,7 +331,7 @@ def test_a_language_without_a_teacher_gets_its_encoder_first(tmp_path, monkeypat
         name: json.loads(Path(f"runs/{name}/result.json").read_text())
         for name in ("encoder", "first", "tiny/distill-0")
     }
-    assert told["first"]["initialised_tensors"] == 5 + 8
+    assert told["first"]["initialised_tensors"] == 5 + 4
     assert told["tiny/distill-0"]["part_of_speech"] and told["tiny/distill-0"]["stage1"] == "runs/first"
     sizes = {json.loads(path.read_text())["vocab_size"] for path in Path("runs").rglob("config.json")}
     assert sizes == {5 + len(letters)}

@@ -634,11 +634,13 @@ def teacher(tiny_teacher):
 PAIRS = [(1, 1), (2, 2)]
 
 
-def test_a_student_of_the_teachers_sizes_takes_all_but_the_norms_before_neurons(tiny_student_config, teacher):
+def test_a_student_of_the_teachers_sizes_takes_all_but_norms_before_neurons_and_what_is_added(
+    tiny_student_config, teacher
+):
     torch.manual_seed(1)
     student = SpikeBertModel(tiny_student_config)
     before = {name: parameter.clone() for name, parameter in student.named_parameters()}
-    assert initialise_from_teacher(student, teacher, PAIRS) == 5 + 2 * 8
+    assert initialise_from_teacher(student, teacher, PAIRS) == 5 + 2 * 4
     theirs, mine = teacher.state_dict(), student.state_dict()
     for name, source in {
         "embeddings.word.weight": "embeddings.word_embeddings.weight",
@@ -651,12 +653,9 @@ def test_a_student_of_the_teachers_sizes_takes_all_but_the_norms_before_neurons(
     for number in range(2):
         here, there = f"layers.{number}.", f"encoder.layer.{number}."
         for kind in ("weight", "bias"):
-            for name, source in {
-                "attention.output": "attention.output.dense",
-                "feed_forward.expand": "intermediate.dense",
-                "feed_forward.output": "output.dense",
-            }.items():
-                assert torch.equal(mine[f"{here}{name}.{kind}"], theirs[f"{there}{source}.{kind}"]), name
+            assert torch.equal(mine[f"{here}feed_forward.expand.{kind}"], theirs[f"{there}intermediate.dense.{kind}"])
+            for name in ("attention.output", "feed_forward.output"):
+                assert not mine[f"{here}{name}.{kind}"].any(), name
             parts = mine[f"{here}attention.qkv.{kind}"].chunk(3)
             for part, name in zip(parts, ("query", "key", "value"), strict=True):
                 assert torch.equal(part, theirs[f"{there}attention.self.{name}.{kind}"]), name
@@ -671,21 +670,38 @@ def test_the_embedding_of_such_a_student_is_the_teachers(tiny_student_config, te
     torch.testing.assert_close(student(**batch).embedding, theirs)
 
 
+def test_such_a_student_adds_nothing_yet_but_learns_to_in_every_sublayer(tiny_student_config, teacher, batch):
+    """Its first features are the embedding; after one step each weight of a sublayer has a gradient."""
+    student = SpikeBertModel(tiny_student_config)
+    initialise_from_teacher(student, teacher, PAIRS)
+    answer = student(**batch)
+    torch.testing.assert_close(answer.last_hidden_state, student.start(answer.embedding))
+    step = torch.optim.SGD(student.parameters(), lr=0.1)
+    for _ in range(2):
+        step.zero_grad()
+        student(**batch).last_hidden_state.square().mul(torch.arange(1.0, 33.0)).mean().backward()
+        step.step()
+    linears = [name for name, module in student.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linears) == 2 * 4
+    assert all(student.get_submodule(name).weight.grad.any() for name in linears)
+
+
 def test_the_layer_pairs_say_which_layer_comes_from_which(tiny_student_config, teacher):
     student = SpikeBertModel(tiny_student_config)
-    old = student.layers[0].attention.output.weight.clone()
-    assert initialise_from_teacher(student, teacher, [(2, 1)]) == 5 + 8
-    theirs = teacher.encoder.layer[0].attention.output.dense.weight
-    assert torch.equal(student.layers[1].attention.output.weight, theirs)
-    assert torch.equal(student.layers[0].attention.output.weight, old)
+    old = student.layers[0].feed_forward.expand.weight.clone()
+    assert initialise_from_teacher(student, teacher, [(2, 1)]) == 5 + 4
+    theirs = teacher.encoder.layer[0].intermediate.dense.weight
+    assert torch.equal(student.layers[1].feed_forward.expand.weight, theirs)
+    assert torch.equal(student.layers[0].feed_forward.expand.weight, old)
+    assert student.layers[0].attention.output.weight.any() and not student.layers[1].attention.output.weight.any()
 
 
 @pytest.mark.parametrize(
     ("changes", "copied"),
     [
-        ({"vocab_size": 50}, 5 - 1 + 2 * 8),
-        ({"max_position_embeddings": 16}, 5 - 1 + 2 * 8),
-        ({"intermediate_size": 48}, 5 + 2 * (8 - 4)),
+        ({"vocab_size": 50}, 5 - 1 + 2 * 4),
+        ({"max_position_embeddings": 16}, 5 - 1 + 2 * 4),
+        ({"intermediate_size": 48}, 5 + 2 * 2),
         ({"hidden_size": 16}, 0),
     ],
 )
@@ -693,8 +709,11 @@ def test_shapes_that_do_not_fit_are_left_as_they_were(tiny_tokenizer, teacher, c
     student = SpikeBertModel(student_config(tiny_tokenizer, **changes))
     before = {name: parameter.clone() for name, parameter in student.named_parameters()}
     assert initialise_from_teacher(student, teacher, PAIRS) == copied
-    changed = [name for name, parameter in student.named_parameters() if not torch.equal(parameter, before[name])]
-    assert len(changed) <= copied
+    changed = {name for name, parameter in student.named_parameters() if not torch.equal(parameter, before[name])}
+    zeroed = {name for name in changed if ".output." in name}  # only where the Linear before came over
+    assert len(changed - zeroed) <= copied
+    assert {name.replace("output", "qkv") for name in zeroed if "attention" in name} <= changed
+    assert {name.replace("output", "expand") for name in zeroed if "feed" in name} <= changed
     assert all(parameter.isfinite().all() for parameter in student.parameters())
 
 
