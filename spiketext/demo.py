@@ -47,7 +47,7 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
     )
     say("4/4 SpikeBERT, stage 2: the task")
     spiking = str(root / "spikebert")
-    distillation.distill(DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=3))
+    distillation.distill(DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=3, copies=1))
     rows = [
         {"model": "TF-IDF + logistic regression", "accuracy": baseline.tfidf(texts)["accuracy"], "firing_rate": None}
     ]

@@ -271,14 +271,14 @@ class DistillOptions(DistillationOptions, TaskOptions):
     """Stage 2: learn a task from a teacher fine-tuned on it."""
 
     student: str | None = _option(None, "folder of stage 1; without it a new student is made")
-    epochs: float = _option(5.0, "passes over the rows", above=0)
+    epochs: float = _option(3.0, "passes over the rows", above=0)
     learning_rate: float = _option(5e-4, "peak, after the warm-up; the paper's 5e-5 needs many more steps", above=0)
     feature_weight: float = _option(0.1, "of the features, eq. 8; 0 switches the term off", at_least=0)
     embedding_weight: float = _option(0.1, "of the embedding, eq. 8", at_least=0)
     logit_weight: float = _option(1.0, "of KL(teacher || student), eq. 8", at_least=0)
     label_weight: float = _option(0.1, "of the cross-entropy with the gold label, eq. 8", at_least=0)
     temperature: float = _option(1.0, "of the logits", above=0)
-    copies: int = _option(1, "augmented texts for each original in each epoch")
+    copies: int = _option(3, "augmented texts for each original, others in each epoch; worth more than more epochs")
     p_mask: float = _option(0.1, "chance that a word is masked")
     p_pos: float = _option(0.1, "chance that a word is replaced by another of its part of speech")
     p_ngram: float = _option(0.25, "chance that a text is cut to a random n-gram, n from 1 to 5")
