@@ -276,7 +276,11 @@ class Counter:
         def each_step(x: Tensor) -> Tensor:
             return x.flatten(1).sum(1, dtype=torch.float64)
 
-        if length <= per_head:  # q k^T, then that against v
+        if module.squared:  # each count is multiplied by itself
+            squares = self._layer(f"{name}.squares", "squares")
+            squares.reads.whole = False
+            squares.products += steps * texts * length * length * module.heads
+        if module.squared or length <= per_head:  # q k^T, then that against v
             first = each_step(sizes[..., q, :, :].sum(2).double() * events[..., k, :, :].sum(2))
             second = each_step(sizes[..., v, :, :]) * length
         else:  # k^T v, then q against that

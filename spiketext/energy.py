@@ -173,7 +173,7 @@ def work(counter: Counter) -> Work:
     )
     return Work(
         ac=sum(layer.ac for layer in synaptic) / n,
-        mac=sum(layer.mac for layer in synaptic) / n,
+        mac=sum(layer.mac for layer in layers if layer.kind in (*SYNAPTIC, "squares")) / n,
         coincidences=sum(layer.ac for layer in synaptic if layer.name.endswith("first product")) / n,
         sops_share=share / n,
         sops_mean=mean / n,

@@ -38,7 +38,7 @@ _SIZES = ("hidden_size", "num_attention_heads", "intermediate_size", "num_hidden
 _ORIGINS = {"teacher": ("model",), "train": ("start",), "distill": ("teacher", "student"), "pretrain": ("teacher",),
             "mlm": ("model",), "convert": ("model",)}  # fmt: skip
 _OVERLAPS = ({"mr"}, {"sst2", "sst5", "glue/sst2"})  # 815 of the 1821 test sentences of SST-2 are in MR
-_CONSTANTS = ("beta", "threshold", "attention_threshold", "alpha")
+_CONSTANTS = ("beta", "threshold", "attention", "attention_threshold", "alpha")
 
 
 class LabelObjective(nn.Module):

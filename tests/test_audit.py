@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from spiketext.audit import HIGHEST, LOWEST, audit, require_spiking, suggest
-from spiketext.checkpoints import load_classifier
+from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
+from spiketext.counting import count
+from spiketext.energy import work
 from spiketext.neurons import LIF, NormLIF
 from spiketext.values import Values, read
 
@@ -20,6 +22,18 @@ def test_every_layer_of_the_default_network_reads_binary_spikes(saved):
     assert {row["reads"] for row in result["layers"]} == {"binary"}
     assert len(result["layers"]) == 2 * (4 + 2) + 1  # Linears and products of each block, the classifier
     assert result["not_spiking"] == ["additions", "embedding", "norm"]
+
+
+def test_squares_of_counts_are_named_as_not_spiking_and_priced_as_multiplications(saved, demo):
+    folder = saved("ternary", attention="squared")
+    result = audit(folder, "demo", limit=12, strict=True)
+    assert result["impure"] == [] and result["not_spiking"] == ["additions", "embedding", "norm", "squares"]
+    texts = demo.splits["validation"].texts[:5]
+    network, tokenizer = load_classifier(folder), load_tokenizer(folder)
+    lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    account = work(count(network, tokenizer, texts))
+    assert account.mac == pytest.approx(2 * 4 * sum(length**2 for length in lengths) / 5)  # 2 blocks of 4 heads
+    assert work(count(load_classifier(saved("ternary")), tokenizer, texts)).mac == 0
 
 
 def test_the_published_network_is_found_to_read_integers(saved, capsys):

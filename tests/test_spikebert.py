@@ -265,6 +265,38 @@ def test_both_orders_of_the_attention_products_are_equal_and_the_cheaper_one_is_
     assert torch.equal(mixed.long(), expected) and torch.equal(mixed, mixed.round())
 
 
+@pytest.mark.parametrize("preset", ["binary", "ternary", "signed"])
+@pytest.mark.parametrize("length", [3, 50])
+def test_squared_attention_adds_values_by_the_squares_of_positive_counts(tiny_tokenizer, preset, length):
+    attention = classifier(tiny_tokenizer, preset, attention="squared").spikebert.layers[0].attention
+    draw = torch.Generator().manual_seed(length)
+    low, high = {"binary": (0, 1), "ternary": (-1, 1), "signed": (-2, 2)}[preset]
+    qkv = torch.randint(low, high + 1, (2, 2, length, 3, 32), generator=draw).float()
+    mask = torch.ones(2, length, dtype=torch.long)
+    mask[1, length // 2 :] = 0
+    mixed, nothing = attention.attend(qkv, mask, with_scores=False)
+    q, k, v = qkv.long().unflatten(-1, (4, 8)).permute(3, 0, 1, 4, 2, 5)
+    counts = torch.einsum("tbhid,tbhjd->tbhij", q, k * mask[None, :, None, :, None])
+    expected = torch.einsum("tbhij,tbhjd->tbhid", counts.clamp(min=0) ** 2, v).transpose(2, 3).flatten(-2)
+    assert nothing is None and torch.equal(mixed.long(), expected) and torch.equal(mixed, mixed.round())
+    again, scores = attention.attend(qkv, mask, with_scores=True)
+    assert torch.equal(again, mixed) and torch.equal(scores.long(), counts)
+    assert bool((counts < 0).any()) == (preset != "binary")
+
+
+def test_squared_attention_keeps_the_law_of_neighbours_and_learns(tiny_tokenizer, texts_of_all_lengths, batch):
+    model = classifier(tiny_tokenizer, "ternary", attention="squared")
+    check_neighbours_exactly(copy.deepcopy(model), texts_of_all_lengths[::20])
+    model(**batch).logits.sum().backward()
+    assert all(layer.attention.qkv.weight.grad.any() for layer in model.spikebert.layers)
+
+
+@pytest.mark.parametrize("design", ["default", "paper"])
+def test_a_kind_of_attention_that_a_design_does_not_have_is_refused(design):
+    with pytest.raises(StrictDataclassError, match="attention: expected counts, or squared in"):
+        SpikeBertConfig(design=design, attention="softmax" if design == "default" else "squared")
+
+
 def test_scores_are_counts_up_to_the_width_of_a_head_and_come_only_when_asked_for(fresh, batch):
     answer = fresh(**batch, output_attentions=True)
     assert len(answer.attentions) == 2

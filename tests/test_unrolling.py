@@ -77,6 +77,9 @@ def test_binary_steps_add_up():
 def test_only_integer_models_of_our_design_unroll(tiny_tokenizer, tiny_student_config):
     with pytest.raises(ValueError, match="expected a spikebert of the default design with the integer code"):
         unroll(SpikeBertForSequenceClassification(tiny_student_config))
+    squared = integer_model(tiny_tokenizer, {"num_hidden_layers": 1, "attention": "squared"})
+    with pytest.raises(ValueError, match="expected attention by counts"):
+        unroll(squared)
 
 
 def test_an_empty_batch_has_empty_logits(tiny_tokenizer):

@@ -5,7 +5,8 @@ Three designs live in this one file. N is a layer norm, SN a layer of spiking ne
 
 default   a = SN(N x);  q, k, v = SN(N(W a));  x += W_o SN(N(scale (q k^T) v));  x += W_2 SN(N(W_1 SN(N x)))
           x is a membrane current in float; every Linear reads binary spikes, or ON/OFF pairs of them; padding is
-          masked; positions are learned.
+          masked; positions are learned. attention "squared": max(q k^T, 0)^2 v, whole numbers all the same, which
+          looks sharply where the counts alone can only look everywhere at once.
 paper     SSA = SN(N(W_o(scale (q k^T) v))), q, k, v = SN(N(W x));  FFN = SN(N(W_2 SN(N(W_1 x))));  x = x + spikes,
           so a Linear reads integers; no positions, no mask; the attention block's neurons have their own threshold.
 authors   what the authors' program does: input spikes are the sign of the embedding, neurons reset to zero, one more
@@ -59,7 +60,8 @@ class SpikeBertConfig(PreTrainedConfig):
     """Sizes as in BERT; time_steps is T; thresholds in units of the membrane; neuron constants as in `ops.Neuron`.
 
     attention_threshold belongs to the neuron before W_o (default, authors) or to all neurons of the attention block
-    (paper). scale multiplies (q k^T) v. Raises ValueError for sizes, designs or constants that do not fit together.
+    (paper). scale multiplies (q k^T) v; attention is "counts", or in the default design "squared".
+    Raises ValueError for sizes, designs or constants that do not fit together.
     """
 
     model_type = "spikebert"
@@ -75,6 +77,7 @@ class SpikeBertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     design: str = "default"
+    attention: str = "counts"
     time_steps: int = 4
     threshold: float = 1.0
     attention_threshold: float = 0.25
@@ -100,6 +103,8 @@ class SpikeBertConfig(PreTrainedConfig):
         """Cross-field checks, run after construction."""
         if self.design not in ("default", "paper", "authors"):
             raise ValueError(f"design: expected default, paper or authors, got {self.design!r}")
+        if self.attention not in (("counts", "squared") if self.design == "default" else ("counts",)):
+            raise ValueError(f"attention: expected counts, or squared in the default design; got {self.attention!r}")
         for name in ("num_attention_heads", "hidden_size", "num_hidden_layers", "intermediate_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
@@ -159,13 +164,14 @@ class SpikingSelfAttention(nn.Module):
     """Attention without softmax. x [T, B, L, D] -> what is added to x, and the scores [T, B, H, L, L] when asked for.
 
     Nothing normalises the scores, so (q k^T) v = q (k^T v) as integers: the cheaper order is taken, and the scores
-    are built only when asked for. Counts stay in float32 (exact below 2^24), under autocast too.
+    are built only when asked for, or squared. Whole numbers stay in float32 (exact below 2^24), under autocast too.
     """
 
     def __init__(self, config: SpikeBertConfig):
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
         self.design, self.heads, self.scale = config.design, config.num_attention_heads, config.scale
+        self.squared = config.attention == "squared"
         inner = config.attention_threshold if self.design == "paper" else config.threshold
         general, special = config.neuron(inner), config.neuron(config.attention_threshold)
         if self.design == "default":
@@ -191,7 +197,7 @@ class SpikingSelfAttention(nn.Module):
         return (out if self.design == "default" else self.output_spikes(out)), scores
 
     def attend(self, qkv: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """qkv spikes [T, B, L, 3, D] -> (q k^T) v [T, B, L, D] as counts, scores or None."""
+        """qkv spikes [T, B, L, 3, D] -> (q k^T) v or max(q k^T, 0)^2 v [T, B, L, D], the counts q k^T or None."""
         steps, texts, length, _, width = qkv.shape
         with torch.autocast(qkv.device.type, enabled=False):
             exact = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
@@ -199,9 +205,9 @@ class SpikingSelfAttention(nn.Module):
             q, k, v = split.unbind()  # [T, B, H, L, D/H] each
             if mask is not None:
                 k = k * mask[:, None, :, None].to(k.dtype)
-            if with_scores or length <= width // self.heads:
+            if self.squared or with_scores or length <= width // self.heads:
                 scores = q @ k.mT
-                mixed = scores @ v
+                mixed = (scores.clamp_min(0).square() if self.squared else scores) @ v
             else:
                 scores, mixed = None, q @ (k.mT @ v)
         return mixed.transpose(2, 3).reshape(steps, texts, length, width), scores if with_scores else None

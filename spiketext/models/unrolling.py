@@ -75,7 +75,8 @@ class UnrolledAttention(SpikingSelfAttention):
 def unroll(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of an integer SpikeBERT that computes with binary spikes only; its codes and logits are the same.
 
-    Raises ValueError for a model of another code, or of a design whose Linear layers read sums of spikes.
+    Raises ValueError for a model of another code, of a design whose Linear layers read sums of spikes, or whose
+    attention squares its counts.
     """
     config = model.config
     if getattr(config, "code", None) != "integer" or config.design != "default":
@@ -83,6 +84,8 @@ def unroll(model: PreTrainedModel) -> PreTrainedModel:
             f"unroll: expected a spikebert of the default design with the integer code, got {config.model_type} "
             f"{getattr(config, 'design', '')} {getattr(config, 'code', '')}"
         )
+    if config.attention != "counts":
+        raise ValueError(f"unroll: expected attention by counts, which add up over steps; got {config.attention}")
     twin = copy.deepcopy(model)
     for module in twin.modules():
         swap = {SpikeLinear: UnrolledLinear, SpikingSelfAttention: UnrolledAttention}.get(type(module))
