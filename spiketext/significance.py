@@ -92,7 +92,7 @@ def _of_shares(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     sums, counts = np.unique(each, return_counts=True)  # draws of texts are draws of these few sums
     drawn = np.random.default_rng(0).multinomial(len(each), counts / len(each), 10_000) @ sums
     points = 100 / first.size
-    low, high = np.quantile(drawn, (0.025, 0.975)) * points
+    low, high = (float(end) * points for end in np.quantile(drawn, (0.025, 0.975)))
     won, lost = int((each > 0).sum()), int((each < 0).sum())
     p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
     difference = float(each.sum()) * points
@@ -110,7 +110,7 @@ def _of_scores(metric: str, gold: np.ndarray, first: list[np.ndarray], second: l
     each = np.full(len(gold), 1 / len(gold))
     parts = [random.multinomial(len(gold), each, _AT_ONCE).astype(np.float64) for _ in range(draws // _AT_ONCE)]
     drawn = np.concatenate([difference(times) for times in parts])
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    low, high = map(float, np.quantile(drawn, (0.025, 0.975)))
     beyond = min((drawn <= 0).mean(), (drawn >= 0).mean())
     found = float(difference(np.ones((1, len(gold))))[0])
     return {"difference": found, "low": low, "high": high, "p": float(min(1, max(2 * beyond, 1 / draws)))}
