@@ -69,7 +69,9 @@ def audit_text(result: Mapping[str, Any]) -> str:
     others = f"not spiking: {', '.join(result['not_spiking'])}, the mean over tokens and steps"
     if not result["spiking"]:
         verdict, others = "dense: no layer of spiking neurons", ""
-    parts = (columns(result["layers"]), columns(result["neurons"]), verdict, others)
+    told = {"suggested rate", "norm factor"}  # the advice says them
+    neurons = [{name: value for name, value in row.items() if name not in told} for row in result["neurons"]]
+    parts = (columns(result["layers"]), columns(neurons), verdict, others)
     return "\n\n".join(part for part in parts if part)
 
 
