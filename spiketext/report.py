@@ -71,7 +71,7 @@ def report(
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: expected the name of a page, FILE.html")
     at_least_one(limit=limit, batch_size=batch_size)
-    say = sayer(language)
+    say = sayer(language)  # or it raises, before anything is read
     require_drawable()
     attacked = saved(Path(attack)) if attack else []
     text_set, part = read_split(data, split, **reading)
