@@ -274,14 +274,20 @@ def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[
     return found
 
 
+def _scales(folder: Path, name: str) -> list[str]:
+    alone = list(read(folder, name).get("scales", {}))
+    saved = sorted(path.stem.removeprefix(f"{name}-") for path in (folder / "results").glob(f"{name}-*+*.json"))
+    return alone + [scale for scale in saved if set(scale.split("+")) <= set(alone)]
+
+
 def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Every experiment, or these, at every scale: name, scale, title, state, estimated seconds to go and its cells.
 
-    A network of unlabelled text has no cells; it is made or not.
+    A network of unlabelled text has no cells; it is made or not. Of scales put together those with a result are listed.
     """
     found = []
     for name in names or sorted(path.stem for path in folder.glob("*.toml")):
-        for scale in (None, *read(folder, name).get("scales", {})):
+        for scale in (None, *_scales(folder, name)):
             spec = read(folder, name, scale)
             every = cells(folder, spec) if spec["rows"] else []
             whole, begun = sum(not cell["open"] for cell in every), any(cell["done"] for cell in every)

@@ -87,6 +87,16 @@ def test_a_wrong_file_is_told_in_one_line(text, message, tmp_path):
         experiments.read(tmp_path, "x")
 
 
+def test_of_scales_put_together_those_with_a_result_are_listed(tmp_path):
+    scales = "[scales.big]\ncost = 10\n[scales.long]\ncost = 2\n"
+    (tmp_path / "x.toml").write_text(HEAD + ROW.replace("[1, 2]", "1") + scales)
+    (tmp_path / "results").mkdir()
+    for name in ("x-big+long", "x-other-big+long"):  # the second is of an experiment x-other
+        (tmp_path / "results" / f"{name}.json").write_text(json.dumps({"name": "x", "scale": "s", "cells": []}))
+    found = [(row["scale"], row["cost_s"]) for row in experiments.listing(tmp_path)]
+    assert found == [(None, 1), ("big", 10), ("long", 2), ("big+long", 20)]
+
+
 def test_a_grid_is_a_row_for_each_value_and_a_scale_changes_its_options(tmp_path):
     scale = "[scales.big]\ncost = 10\n[scales.big.train]\nlayers = 12\n"
     (tmp_path / "x.toml").write_text(HEAD + ROW + "[rows.grid]\ntime_steps = [1, 2]\n" + scale)
