@@ -1,4 +1,4 @@
-"""What README promises is there: commands parse, files exist, its result table is the one of the result files."""
+"""What the pages promise is there: commands parse, files exist, their result tables are those of the result files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from spiketext.results import mean_of, paired
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOUND = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, flags=re.M | re.S)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("spiketext ")]
 
@@ -29,9 +30,17 @@ def test_a_command_of_readme_parses(command):
     assert build_parser().parse_args(parts[1:]).command == parts[1]
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
-def test_a_link_of_readme_leads_somewhere(target):
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize(("folder", "target"), [
+    (folder, target) for folder, page in ((ROOT, README), (ROOT / "experiments", FOUND))
+    for target in sorted(set(re.findall(r"(?:\]\(|src=\")(?!http)([^)\"]+)", page)))
+])  # fmt: skip
+def test_a_link_leads_somewhere(folder, target):
+    file, _, heading = target.partition("#")
+    assert (folder / file).exists()
+    if heading:
+        lines = (folder / file).read_text(encoding="utf-8").splitlines()
+        heads = [re.sub(r"[^\w -]", "", line.lstrip("# ")).lower() for line in lines if line.startswith("#")]
+        assert heading in [head.replace(" ", "-") for head in heads]
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"^make ([a-z-]+)", README, flags=re.M))))
@@ -40,7 +49,7 @@ def test_a_make_target_of_readme_exists(target):
 
 
 def test_result_rows_of_readme_are_those_of_the_result_file():
-    head, *rows = _tables()[0]
+    head, *rows = _tables(README, "Results")[0]
     sets = [name.strip().replace("-", "").lower() for name in head[1:-1]]
     cells = load_result(ROOT / "experiments", "spikebert-table1", None)["cells"]
     done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in cells if cell["values"]}
@@ -53,7 +62,7 @@ def test_result_rows_of_readme_are_those_of_the_result_file():
 
 
 def test_chinese_rows_of_readme_are_those_of_the_result_files():
-    for name, *said in ([part.strip() for part in line] for line in _tables()[1][1:]):
+    for name, *said in ([part.strip() for part in line] for line in _tables(README, "Results")[1][1:]):
         cells = load_result(ROOT / "experiments", name.lower(), "laptop")["cells"]
         teacher, student, tfidf = (
             next(cell for cell in cells if cell["row"].startswith(row)) for row in ("teacher", "SpikeBERT (", "TF-IDF")
@@ -69,10 +78,23 @@ def test_chinese_rows_of_readme_are_those_of_the_result_files():
         ], name
 
 
-def test_glue_rows_of_readme_are_those_of_the_result_files():
+def test_rows_of_snn_textcnn_are_those_of_the_result_files():
+    head, *rows = _tables(FOUND, "SNN-TextCNN")[0]
+    sets = [name.strip().replace("-", "").lower() for name in head[1:-1]]
+    cells = [cell for name in ("textcnn-table1", "textcnn-table1-zh")
+             for cell in load_result(ROOT / "experiments", name, None)["cells"] if cell["values"]]  # fmt: skip
+    done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in cells}
+    assert {row[0].strip() for row in rows} == {row for row, *_ in done}
+    for row, *said in ([part.strip() for part in line] for line in rows):
+        assert said[:-1] == [_score(done.get((row, name, "accuracy"))) for name in sets], row
+        rates = [mean_of(done[row, name, "firing_rate"]) for name in sets if (row, name, "firing_rate") in done]
+        assert said[-1] == _span([round(rate) for rate in rates]), row
+
+
+def test_glue_rows_are_those_of_the_result_files():
     rows = {"teacher": "teacher", "SpikeBERT": "SpikeBERT (", "without stage 1": "SpikeBERT without",
             "trained directly": "spiking, trained directly", "TF-IDF": "TF-IDF"}  # fmt: skip
-    head, *lines = _tables()[2]
+    head, *lines = _tables(FOUND, "GLUE")[0]
     for name, *said in ([part.strip() for part in line] for line in lines):
         cells = load_result(ROOT / "experiments", f"glue-{name.lower().replace('-', '')}", None)["cells"]
         main = [cell for cell in cells if cell["metric"] == cells[0]["metric"] and cell["values"]]
@@ -80,9 +102,9 @@ def test_glue_rows_of_readme_are_those_of_the_result_files():
             assert value == "".join(_score(cell) for cell in main if cell["row"].startswith(rows[column.strip()])), name
 
 
-def _tables() -> list[list[list[str]]]:
-    """The tables among the results, as lines of their parts, without the rules under their heads."""
-    section = README.split("## Results")[1].split("\n## ")[0]
+def _tables(page: str, heading: str) -> list[list[list[str]]]:
+    """The tables under a heading, as lines of their parts, without the rules under their heads."""
+    section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
     tables = re.findall(r"(?:^\|.*\n)+", section, flags=re.M)
     return [[line[1:-1].split("|") for line in table.splitlines() if line.startswith("| ")] for table in tables]
 
