@@ -58,7 +58,7 @@ class Block(nn.Module):
     def __init__(self, config: SpikeBertConfig):
         super().__init__()
         width, inner = config.hidden_size, config.intermediate_size
-        self.heads, self.scale = config.num_attention_heads, config.scale
+        self.heads, self.scale, self.squared = config.num_attention_heads, config.scale, config.attention == "squared"
         self.input = Spikes(config, width, config.threshold)
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
         self.qs, self.ks, self.vs = (Spikes(config, width, config.threshold) for _ in range(3))
@@ -73,7 +73,9 @@ class Block(nn.Module):
         q, k, v = self.qs(self.q(a)), self.ks(self.k(a)), self.vs(self.v(a))
         k = k * mask[..., None].to(k.dtype)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(2, 3) for part in (q, k, v))
-        mixed = (q @ k.mT @ v).transpose(2, 3).flatten(3) * self.scale
+        counts = q @ k.mT
+        mixed = (counts.clamp_min(0).square() if self.squared else counts) @ v
+        mixed = mixed.transpose(2, 3).flatten(3) * self.scale
         x = x + self.output(self.mixed(mixed))
         return x + self.feed(x)
 

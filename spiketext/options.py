@@ -141,7 +141,7 @@ class StudentOptions(NeuronOptions):
         0, "attention heads, which divide the width; 0: heads as wide as the teacher's (32 without one)"
     )
     time_steps: int = _option(0, "T; 0: the preset's")
-    attention: str | None = _option(None, "counts: (q k^T) v (default); squared: max(q k^T, 0)^2 v, a sharper look")
+    attention: str | None = _option(None, "squared: max(q k^T, 0)^2 v, or counts: (q k^T) v (the preset's)")
     attention_threshold: float | None = _option(None, "of the neurons in the attention (the preset's)")
     alpha: float | None = _option(None, "scale of the surrogate gradient; larger is steeper (the preset's)")
 

@@ -25,7 +25,7 @@ def test_every_layer_of_the_default_network_reads_binary_spikes(saved):
 
 
 def test_squares_of_counts_are_named_as_not_spiking_and_priced_as_multiplications(saved, demo):
-    folder = saved("ternary", attention="squared")
+    folder = saved("ternary")
     result = audit(folder, "demo", limit=12, strict=True)
     assert result["impure"] == [] and result["not_spiking"] == ["additions", "embedding", "norm", "squares"]
     texts = demo.splits["validation"].texts[:5]
@@ -33,7 +33,7 @@ def test_squares_of_counts_are_named_as_not_spiking_and_priced_as_multiplication
     lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     account = work(count(network, tokenizer, texts))
     assert account.mac == pytest.approx(2 * 4 * sum(length**2 for length in lengths) / 5)  # 2 blocks of 4 heads
-    assert work(count(load_classifier(saved("ternary")), tokenizer, texts)).mac == 0
+    assert work(count(load_classifier(saved("ternary", attention="counts")), tokenizer, texts)).mac == 0
 
 
 def test_the_published_network_is_found_to_read_integers(saved, capsys):

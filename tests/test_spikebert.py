@@ -285,7 +285,7 @@ def test_squared_attention_adds_values_by_the_squares_of_positive_counts(tiny_to
 
 
 def test_squared_attention_keeps_the_law_of_neighbours_and_learns(tiny_tokenizer, texts_of_all_lengths, batch):
-    model = classifier(tiny_tokenizer, "ternary", attention="squared")
+    model = classifier(tiny_tokenizer, "ternary")
     check_neighbours_exactly(copy.deepcopy(model), texts_of_all_lengths[::20])
     model(**batch).logits.sum().backward()
     assert all(layer.attention.qkv.weight.grad.any() for layer in model.spikebert.layers)

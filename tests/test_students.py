@@ -98,7 +98,7 @@ def test_the_norm_of_the_features_stands_where_it_is_asked_for(teacher):
 def test_a_width_keeps_the_heads_of_the_teacher_and_constants_reach_every_neuron(teacher, tiny_tokenizer):
     config = new_student(DistillOptions(width=16), tiny_tokenizer, teacher.config)
     assert (config.num_attention_heads, config.intermediate_size, config.num_hidden_layers) == (2, 32, 2)
-    asked = {"beta": 0.0, "threshold": 0.5, "attention_threshold": 0.125, "alpha": 3.0, "attention": "squared"}
+    asked = {"beta": 0.0, "threshold": 0.5, "attention_threshold": 0.125, "alpha": 3.0, "attention": "counts"}
     config = new_student(DistillOptions(**asked), tiny_tokenizer, teacher.config)
     assert {name: getattr(config, name) for name in asked} == asked
     alone = new_student(TrainOptions(preset="dense", width=128), tiny_tokenizer)
