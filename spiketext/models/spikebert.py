@@ -46,7 +46,7 @@ _PAPER_SIZES = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_head
 PRESETS: dict[str, dict[str, Any]] = {
     # ON/OFF pairs, one step: of three values, these are nearest to a normal current at 0.6 (least squared error)
     "ternary": {"code": "ternary", "time_steps": 1, "attention": "squared"}
-    | dict.fromkeys(("threshold", "attention_threshold"), 0.6),
+    | {"threshold": 0.6, "attention_threshold": 0.6},
     "binary": {},  # as the paper's neuron, T = 4
     "integer": {"code": "integer", "time_steps": 1},  # 0..4 in one pass; `unroll` sends a code k as k binary spikes
     "signed": {"code": "integer", "time_steps": 1, "levels": 2, "signed": True},  # -2..2
