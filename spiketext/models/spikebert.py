@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from spiketext.losses import task_loss
 from spiketext.neurons import LIF, NormLIF, SpikeLinear
-from spiketext.ops import Neuron, lif, presets
+from spiketext.ops import Neuron, lif, presets, squared_attention, squared_attention_reference
 from spiketext.ops.surrogate import encode
 
 NEURON_FIELDS = ("beta", "reset", "reset_delay", "gain", "fire", "code", "levels", "signed", "surrogate", "alpha",
@@ -206,11 +206,16 @@ class SpikingSelfAttention(nn.Module):
             q, k, v = split.unbind()  # [T, B, H, L, D/H] each
             if mask is not None:
                 k = k * mask[:, None, :, None].to(k.dtype)
-            if self.squared or with_scores or length <= width // self.heads:
+            scores = None
+            if self.squared and with_scores:
+                mixed, scores = squared_attention_reference(q, k, v)
+            elif self.squared:
+                mixed = squared_attention(q, k, v)
+            elif with_scores or length <= width // self.heads:
                 scores = q @ k.mT
-                mixed = (scores.clamp_min(0).square() if self.squared else scores) @ v
+                mixed = scores @ v
             else:
-                scores, mixed = None, q @ (k.mT @ v)
+                mixed = q @ (k.mT @ v)
         return mixed.transpose(2, 3).reshape(steps, texts, length, width), scores if with_scores else None
 
 

@@ -1,0 +1,46 @@
+"""Attention by squares of the counts of coinciding spikes: its definition, and the same keeping less for backward.
+
+    out[i] = sum over j of max(q[i] . k[j], 0)^2 v[j]
+
+PyTorch would keep three maps of L x L numbers a head for backward. Only q, k and v are kept; backward counts again,
+which costs one product more of the five that there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def squared_attention_reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The definition: max(q k^T, 0)^2 v and the counts q k^T, [..., L, L]; see `squared_attention`."""
+    counts = q @ k.mT
+    return counts.clamp_min(0).square() @ v, counts
+
+
+def squared_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """max(q k^T, 0)^2 v, without a memory of the counts.
+
+    Shapes:  q, k, v [..., L, D] -> [..., L, D].  Dtype: any float; whole numbers stay whole, in float32 below 2^24.
+    It can be differentiated once.
+    """
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _SquaredAttention.apply(q, k, v)
+    return squared_attention_reference(q, k, v)[0]
+
+
+class _SquaredAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor):
+        ctx.save_for_backward(q, k, v)
+        return (q @ k.mT).clamp_min_(0).square_() @ v
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        q, k, v = ctx.saved_tensors
+        counts = (q @ k.mT).clamp_min_(0)
+        slope = (grad @ v.mT).mul_(counts).mul_(2)  # 0 where the count is 0 or less
+        return slope @ k, slope.mT @ q, counts.square_().mT @ grad

@@ -1,0 +1,43 @@
+"""Attention by squared counts against its definition, and what it keeps for backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from spiketext.ops import squared_attention, squared_attention_reference
+
+
+def spikes(length: int, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
+    """q, k and v [2, 3, L, 8] of -1, 0 and 1 that ask for gradients."""
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randint(-1, 2, (2, 3, length, 8), generator=draw).to(dtype).requires_grad_() for _ in range(3)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("length", [0, 1, 7, 40])
+def test_values_and_gradients_are_those_of_the_definition(length, dtype):
+    qkv = spikes(length, dtype)
+    out, expected = squared_attention(*qkv), squared_attention_reference(*qkv)[0]
+    assert torch.equal(out, expected) and torch.equal(out, out.round())
+    toward = torch.randint(-3, 4, out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)  # sums stay exact
+    ours, theirs = torch.autograd.grad(out, qkv, toward), torch.autograd.grad(expected, qkv, toward)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    with torch.no_grad():
+        assert torch.equal(squared_attention(*qkv), expected)
+
+
+def test_gradients_are_those_of_finite_differences():
+    draw = torch.Generator().manual_seed(0)
+    qkv = [torch.randn(2, 5, 3, dtype=torch.float64, generator=draw).requires_grad_() for _ in range(3)]
+    assert torch.autograd.gradcheck(squared_attention, qkv)
+
+
+def test_no_map_of_counts_is_kept_for_backward():
+    kept: dict[str, list[torch.Size]] = {}
+    for attend in (squared_attention, lambda *qkv: squared_attention_reference(*qkv)[0]):
+        shapes = kept[attend.__name__] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=shapes: to.append(x.shape) or x, lambda x: x):
+            attend(*spikes(40, torch.float32))
+    maps = {name: [shape for shape in shapes if shape[-2:] == (40, 40)] for name, shapes in kept.items()}
+    assert not maps["squared_attention"] and len(maps["<lambda>"]) == 3
