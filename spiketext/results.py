@@ -314,5 +314,5 @@ def _network(result: dict[str, Any]) -> dict[str, Any]:
         "validation loss": f"{scores['loss']:.2f}" if scores else "",
         "found %": f"{100 * scores['accuracy']:.1f}" if "accuracy" in scores else "",
         "seconds": f"{seconds:.0f} ({made.get('gpu') or 'CPU'})",
-        "tokens a second": f"{made['epochs'] * tokens / seconds:.0f}",
+        "tokens a second": f"{made['epochs'] * tokens / seconds:.0f}" if seconds else "",  # under a twentieth is 0.0
     }

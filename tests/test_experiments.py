@@ -85,6 +85,13 @@ def test_the_page_is_made_from_the_result_files():
     assert (FOLDER / "RESULTS.md").read_text(encoding="utf-8") == results.results_page(FOLDER)
 
 
+def test_a_network_made_in_no_time_by_the_clock_has_a_line_without_a_speed(tmp_path):
+    (tmp_path / "results").mkdir()
+    made = {"tokens": 900, "epochs": 1.0, "steps": 2, "wall_s": 0.0}
+    (tmp_path / "results/quick.json").write_text(json.dumps({"command": "spiketext quick", "network": made}))
+    assert "| `spiketext quick` | 900 | 1 | 2 |  |  | 0 (CPU) |  |" in results.results_page(tmp_path)
+
+
 def test_an_unknown_experiment_names_the_known_ones():
     with pytest.raises(FileNotFoundError, match=r"known are .*sst2"):
         experiments.read(FOLDER, "sst9")
