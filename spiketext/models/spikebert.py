@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from spiketext.losses import task_loss
 from spiketext.neurons import LIF, NormLIF, SpikeLinear
-from spiketext.ops import Neuron, lif, presets, squared_attention, squared_attention_reference
+from spiketext.ops import Neuron, lif, presets, squared_attention
 from spiketext.ops.surrogate import encode
 
 NEURON_FIELDS = ("beta", "reset", "reset_delay", "gain", "fire", "code", "levels", "signed", "surrogate", "alpha",
@@ -206,13 +206,11 @@ class SpikingSelfAttention(nn.Module):
             q, k, v = split.unbind()  # [T, B, H, L, D/H] each
             if mask is not None:
                 k = k * mask[:, None, :, None].to(k.dtype)
-            scores = None
-            if self.squared and with_scores:
-                mixed, scores = squared_attention_reference(q, k, v)
-            elif self.squared:
+            cheaper = not self.squared and length <= width // self.heads  # as (q k^T) v
+            scores = q @ k.mT if with_scores or cheaper else None
+            if self.squared:
                 mixed = squared_attention(q, k, v)
-            elif with_scores or length <= width // self.heads:
-                scores = q @ k.mT
+            elif scores is not None:
                 mixed = scores @ v
             else:
                 mixed = q @ (k.mT @ v)

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 
-def squared_attention_reference(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """The definition: max(q k^T, 0)^2 v and the counts q k^T, [..., L, L]; see `squared_attention`."""
-    counts = q @ k.mT
-    return counts.clamp_min(0).square() @ v, counts
+def squared_attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The definition; see `squared_attention`."""
+    return (q @ k.mT).clamp_min(0).square() @ v
 
 
 def squared_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
