@@ -139,7 +139,7 @@ def _times(cost: Any, factor: float) -> Any:
         return {key: _times(value, factor) for key, value in cost.items()}
     if isinstance(cost, list):
         return [_times(value, factor) for value in cost]
-    return cost and cost * factor
+    return cost and round(cost * factor)
 
 
 def _expand(row: dict[str, Any]) -> list[dict[str, Any]]:
