@@ -73,7 +73,7 @@ class SlopedRate(RateCounter):
 
 
 class RateBudget:
-    """A price on spikes above a budget (`losses.rate_loss`), where it was asked for: weights {"rate": w} or {}.
+    """A price on spikes above a budget (`losses.rate_loss`), where it was asked for: weights {"over_budget": w} or {}.
 
     Raises ValueError for a network without spiking neurons, a budget or weight out of range, or with --recompute, which
     runs a block without its gradient first.
@@ -81,7 +81,7 @@ class RateBudget:
 
     def __init__(self, model: nn.Module, options: TrainingOptions):
         self.budget, weight = getattr(options, "rate_budget", 1.0), getattr(options, "rate_weight", 0.0)
-        self.weights: dict[str, float] = {"rate": weight} if weight else {}
+        self.weights: dict[str, float] = {"over_budget": weight} if weight else {}
         if weight < 0 or self.budget <= 0:
             raise ValueError(f"rate: expected a weight from 0 and a budget above 0, got {weight} and {self.budget}")
         if weight and not any(isinstance(layer, LIF) for layer in model.modules()):
@@ -98,7 +98,7 @@ class RateBudget:
         counter = SlopedRate()
         counter.mask = batch["attention_mask"]
         with counter.counting(model):
-            yield lambda: {"rate": rate_loss(torch.as_tensor(counter.rate), self.budget)}
+            yield lambda: {"over_budget": rate_loss(torch.as_tensor(counter.rate), self.budget)}
 
 
 def _places(mask: Tensor, span: int | None, places: int) -> Tensor:

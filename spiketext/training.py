@@ -78,7 +78,7 @@ class LabelObjective(nn.Module):
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """How many rows each term is a mean over."""
-        return {"label": batch["gold"].sum(), "rate": batch["attention_mask"].sum()}
+        return {"label": batch["gold"].sum(), "over_budget": batch["attention_mask"].sum()}
 
 
 def prepare(options: TrainingOptions) -> None:

@@ -60,7 +60,7 @@ def test_one_step_against_the_gradient_lowers_the_rate(student):
     for _ in range(5):
         with budget.watching(student, batch) as term:
             student(**batch)
-        loss = term()["rate"]
+        loss = term()["over_budget"]
         rates.append(float(loss.detach()))
         optimiser.zero_grad()
         loss.backward()
@@ -77,7 +77,7 @@ def test_a_training_with_a_budget_fires_less_and_logs_the_term(saved, tiny_teach
         train(TrainOptions(out=out, start=start, **options))
         rates[weight] = evaluate(out, "demo")["firing_rate"]
         logged = json.loads((Path(out) / "history.json").read_text())
-        assert any("rate" in row for row in logged) == bool(weight)
+        assert any("over_budget" in row for row in logged) == bool(weight)
     assert rates[10.0] < 0.8 * rates[0.0]
 
 

@@ -243,10 +243,14 @@ def test_pictures_refuse_what_does_not_fit_and_show_every_loss_term():
         portraits.raster(["a"], np.zeros((2, 2)))
     with pytest.raises(ValueError, match="no layer"):
         portraits.firing_rates({})
-    history = [{"loss": 3.0, "features": 1.0, "rate": 2.0, "learning_rate": 1e-4, "step": 10},
+    history = [{"loss": 3.0, "features": 1.0, "over_budget": 2.0, "learning_rate": 1e-4, "step": 10},
                {"eval_loss": 1.0, "eval_accuracy": 0.5, "eval_runtime": 1.0, "step": 10}]  # fmt: skip
     training, validation = portraits.learning_curves(history)
-    assert [text.get_text() for text in training.axes[0].get_legend().get_texts()] == ["loss", "features", "rate"]
+    assert [text.get_text() for text in training.axes[0].get_legend().get_texts()] == [
+        "loss",
+        "features",
+        "over_budget",
+    ]
     assert [text.get_text() for text in validation.axes[0].get_legend().get_texts()] == ["loss", "accuracy"]
 
 
