@@ -168,13 +168,8 @@ class Distillation(nn.Module):
     def counts(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """How many tokens or rows each term is a mean over."""
         tokens, rows = batch["attention_mask"].sum(), torch.ones_like(batch["gold"]).sum()
-        return {
-            "features": tokens,
-            "embedding": tokens,
-            "over_budget": tokens,
-            "logits": rows,
-            "labels": batch["gold"].sum(),
-        }
+        means = dict.fromkeys(("features", "embedding", "over_budget"), tokens)
+        return means | {"logits": rows, "labels": batch["gold"].sum()}
 
 
 def pretrain(options: PretrainOptions) -> dict[str, Any]:

@@ -292,7 +292,7 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
             if results.grid_picture(cells, title, folder / path) or results.attack_picture(cells, title, folder / path):
                 drawn.append(path)
                 energies = path.replace(".png", "-energy.png")
-            if _draw_energy(folder, spec, cells, energies):
+            if _draw_energy(folder, spec, cells, title, energies):
                 drawn.append(energies)
             drawn += _draw_maps(folder, spec, data, cells, path, data_dir) if spec.get("maps") else []
     except ValueError as error:
@@ -300,7 +300,7 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
     return drawn
 
 
-def _draw_energy(folder: Path, spec: dict, cells: list[dict], path: str) -> bool:
+def _draw_energy(folder: Path, spec: dict, cells: list[dict], title: str, path: str) -> bool:
     """Accuracy against energy of the rows that have both; published points beside them for SST-2."""
     found: dict[str, dict[str, float]] = {}
     for cell in cells:
@@ -316,8 +316,7 @@ def _draw_energy(folder: Path, spec: dict, cells: list[dict], path: str) -> bool
     others = points(str(folder / spec["points"]), max(lengths)) if published else []
     across = f"mJ for one text of {max(lengths):.0f} tokens" if lengths else "mJ for one text"
     across += ", published ones in proportion to theirs" if others else ""
-    title = f"{spec['name']}: {data}, formula of SpikeBERT v1"
-    accuracy_against_energy([*mine, *others], str(folder / path), title, across)
+    accuracy_against_energy([*mine, *others], str(folder / path), f"{title}, formula of SpikeBERT v1", across)
     return True
 
 
