@@ -58,7 +58,7 @@ def label_loss(logits: Tensor, labels: Tensor, gold: Tensor, class_weights: Tens
 
 
 def rate_loss(rate: Tensor, budget: float) -> Tensor:
-    """(rate / budget - 1)^2 above the budget, 0 below: the mean spikes of a neuron-step -> scalar without unit."""
+    """(rate / budget - 1)^2 above the budget, 0 below: mean spikes of a connection at a step -> scalar without unit."""
     return (rate / budget - 1).clamp_min(0).square()
 
 

@@ -14,14 +14,15 @@ class LIF(nn.Module):
     """Leaky integrate-and-fire layer: current [T, ...] -> spikes [T, ...]. Equation: `spiketext.ops.lif`.
 
     Options: the fields of `ops.Neuron`. Every call starts at rest, so there is nothing to reset.
-    span: how many tokens one neuron sees (a filter: its width; None: the whole text). Only counting needs it.
+    span: how many tokens one neuron sees (a filter: its width; None: the whole text). fan_out: its connections, if a
+    Linear of an encoder's block reads it. Only counting needs them.
     """
 
     span: int | None = 1
 
-    def __init__(self, **neuron: Any):
+    def __init__(self, fan_out: int = 1, **neuron: Any):
         super().__init__()
-        self.neuron = neuron
+        self.neuron, self.fan_out = neuron, fan_out
         self.constants = Neuron(**neuron)
 
     def forward(self, current: Tensor) -> Tensor:
@@ -36,8 +37,8 @@ class LIF(nn.Module):
 class NormLIF(LIF):
     """Layer norm and LIF: x [T, ..., D] -> spikes, or x [T, ..., G, D] with a norm of its own for each of G groups."""
 
-    def __init__(self, width: int, groups: int | None = None, eps: float = 1e-12, **neuron: Any):
-        super().__init__(**neuron)
+    def __init__(self, width: int, groups: int | None = None, eps: float = 1e-12, fan_out: int = 1, **neuron: Any):
+        super().__init__(fan_out, **neuron)
         shape = (width,) if groups is None else (groups, width)
         self.weight, self.bias, self.eps = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape)), eps
 

@@ -150,7 +150,7 @@ class StudentOptions(NeuronOptions):
 class RateOptions(_Checked):
     """A budget of spikes: trades accuracy for energy."""
 
-    rate_budget: float = _option(0.1, "mean spikes of a neuron at a step that are free of charge")
+    rate_budget: float = _option(0.1, "mean spikes of a connection at a step that are free of charge")
     rate_weight: float = _option(0.0, "of (rate / budget - 1)^2 above the budget; 0 switches the term off")
 
 

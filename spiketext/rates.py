@@ -29,6 +29,9 @@ class RateCounter:
     def _kept(self, total: Tensor) -> Any:
         return float(total)
 
+    def _price(self, layer: LIF) -> int:
+        return 1
+
     @contextmanager
     def counting(self, model: nn.Module) -> Iterator[RateCounter]:
         """Hooks on every layer of neurons; set `mask` [B, L] before each forward pass."""
@@ -40,16 +43,16 @@ class RateCounter:
             for handle in handles:
                 handle.remove()
 
-    def _record(self, name: str, module: nn.Module, inputs: tuple, spikes: Tensor) -> None:
+    def _record(self, name: str, module: LIF, inputs: tuple, spikes: Tensor) -> None:
         assert self.mask is not None
-        span = getattr(module, "span", 1)
+        span, price = module.span, self._price(module)
         if span is None:  # neurons of the whole text
             spikes = spikes[:, :, None]
         fired = self._events(spikes).flatten(3).sum(-1, dtype=torch.float32)  # [T, B, L]
         real = _places(self.mask, span, spikes.shape[2])
-        self.fired[name] = self.fired.get(name, 0.0) + self._kept((fired * real).sum())
+        self.fired[name] = self.fired.get(name, 0.0) + price * self._kept((fired * real).sum())
         neurons = spikes[0, 0, 0].numel() * spikes.shape[0]
-        self.possible[name] = self.possible.get(name, 0.0) + neurons * float(real.sum())
+        self.possible[name] = self.possible.get(name, 0.0) + price * neurons * float(real.sum())
 
     @property
     def rates(self) -> dict[str, float]:
@@ -63,13 +66,19 @@ class RateCounter:
 
 
 class SlopedRate(RateCounter):
-    """A rate with a gradient: spikes sent for each neuron-step of a real token, an integer code k as |k| of them."""
+    """Synaptic operations with a gradient: spikes for each connection, step and real token; integer k is |k|.
+
+    A neuron has the connections of the Linear that reads it, since each costs an addition; any other neuron has one.
+    """
 
     def _events(self, spikes: Tensor) -> Tensor:
         return spikes.abs()
 
     def _kept(self, total: Tensor) -> Tensor:
         return total
+
+    def _price(self, layer: LIF) -> int:
+        return layer.fan_out
 
 
 class RateBudget:

@@ -1,8 +1,9 @@
-"""A budget of spikes: its slope is right, it excludes padding, and a training that has one fires less."""
+"""A budget of spikes: it counts additions, its slope is right, and a training that has one fires less."""
 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from spiketext.evaluation import evaluate
 from spiketext.losses import rate_loss
 from spiketext.models import SpikeBertForSequenceClassification
 from spiketext.options import TrainOptions
-from spiketext.rates import RateBudget, RateCounter, SlopedRate
+from spiketext.rates import RateBudget, SlopedRate
 from spiketext.training import train
 
 TINY = {"data": "demo", "epochs": 0.5, "max_length": 12, "batch_size": 16, "micro_batch": 16, "learning_rate": 4e-3,
@@ -37,20 +38,39 @@ def test_the_slope_of_the_loss_is_that_of_finite_differences():
     assert rate_loss(torch.tensor(0.2), 0.1) == pytest.approx(1.0) and rate_loss(torch.tensor(0.1), 0.1) == 0
 
 
-def test_the_rate_with_a_slope_is_the_rate_and_padding_changes_neither_it_nor_its_gradient(student):
+def test_the_rate_with_a_slope_is_that_of_additions_and_padding_changes_neither_it_nor_its_gradient(student):
     found = []
     for padding in (0, 3):
         student.zero_grad()
         batch = batch_of(padding)
-        counter, sloped = RateCounter(), SlopedRate()
-        counter.mask = sloped.mask = batch["attention_mask"]
-        with counter.counting(student), sloped.counting(student):
+        sloped = SlopedRate()
+        sloped.mask = batch["attention_mask"]
+        with sloped.counting(student), additions(student, batch["attention_mask"]) as counted:
             student(**batch)
         rate_loss(sloped.rate, 0.01).backward()
-        assert float(sloped.rate.detach()) == pytest.approx(counter.rate, abs=1e-7)
+        assert float(sloped.rate.detach()) == pytest.approx(counted["done"] / counted["possible"], abs=1e-7)
         found.append(student.spikebert.layers[0].feed_forward.expand.weight.grad.clone())
     assert found[0].abs().max() > 0
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-9)
+
+
+@contextmanager
+def additions(model, mask):
+    """Additions of the Linears in the blocks, and one for each spike of q, k, v and the head, of real tokens."""
+    counted = {"done": 0.0, "possible": 0.0}
+
+    def add(spikes, each):
+        counted["done"] += each * float(spikes.detach()[:, mask.bool()].abs().sum())
+        counted["possible"] += each * spikes[:, mask.bool()].numel()
+
+    handles = [model.head_spikes.register_forward_hook(lambda module, inputs, out: add(out, 1))]
+    for layer in model.spikebert.layers:
+        handles.append(layer.attention.qkv_spikes.register_forward_hook(lambda module, inputs, out: add(out, 1)))
+        handles += [linear.register_forward_pre_hook(lambda module, inputs: add(inputs[0], module.out_features))
+                    for linear in layer.modules() if isinstance(linear, torch.nn.Linear)]  # fmt: skip
+    yield counted
+    for handle in handles:
+        handle.remove()
 
 
 def test_one_step_against_the_gradient_lowers_the_rate(student):

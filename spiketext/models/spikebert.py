@@ -176,15 +176,15 @@ class SpikingSelfAttention(nn.Module):
         inner = config.attention_threshold if self.design == "paper" else config.threshold
         general, special = config.neuron(inner), config.neuron(config.attention_threshold)
         if self.design == "default":
-            self.input = NormLIF(width, eps=eps, **general)
-            self.mixed: LIF = NormLIF(width, eps=eps, **special)
+            self.input = NormLIF(width, eps=eps, fan_out=3 * width, **general)
+            self.mixed: LIF = NormLIF(width, eps=eps, fan_out=width, **special)
         if self.design == "authors":
-            self.mixed = LIF(**special)
+            self.mixed = LIF(fan_out=width, **special)
         self.qkv = SpikeLinear(width, 3 * width)
         self.qkv_spikes = NormLIF(width, groups=3, eps=eps, **general)
         self.output = SpikeLinear(width, width)
         if self.design != "default":
-            self.output_spikes = NormLIF(width, eps=eps, **general)
+            self.output_spikes = NormLIF(width, eps=eps, fan_out=config.intermediate_size, **general)
 
     def forward(self, x: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
         """mask [B, L], 1 for a real token: a padded token is never attended to."""
@@ -225,12 +225,12 @@ class SpikingFeedForward(nn.Module):
         width, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
         self.design = config.design
         if self.design == "default":
-            self.input = NormLIF(width, eps=eps, **config.neuron())
+            self.input = NormLIF(width, eps=eps, fan_out=inner, **config.neuron())
         self.expand = SpikeLinear(width, inner)
-        self.expand_spikes = NormLIF(inner, eps=eps, **config.neuron())
+        self.expand_spikes = NormLIF(inner, eps=eps, fan_out=width, **config.neuron())
         self.output = SpikeLinear(inner, width)
         if self.design != "default":
-            self.output_spikes = NormLIF(width, eps=eps, **config.neuron())
+            self.output_spikes = NormLIF(width, eps=eps, fan_out=3 * width, **config.neuron())
 
     def forward(self, x: Tensor) -> Tensor:
         """W_2 SN(N(W_1 SN(N x))), or with the neuron last in the other designs."""
