@@ -95,6 +95,17 @@ def test_rows_of_snn_textcnn_are_those_of_the_result_files():
         assert said[-1] == _span([round(rate) for rate in rates]), row
 
 
+def test_dense_rivals_are_those_of_the_result_file():
+    cells = load_result(ROOT / "experiments", "dense-rivals", "laptop")["cells"]
+    done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in cells if cell["values"]}
+    head, *rows = _tables(FOUND, "Small dense rivals")[0]
+    assert {row[0].strip() for row in rows} == {row for row, *_ in done}
+    for row, *said in ([part.strip() for part in line] for line in rows):
+        assert said[:2] == [_score(done.get((row, data, "accuracy"))) for data in ("sst2", "mr")], row
+        energy, parameters = (mean_of(done[row, "sst2", metric]) for metric in ("energy", "parameters"))
+        assert said[2:] == [f"{energy:.3g}", f"{parameters:.2f}"], row
+
+
 def test_glue_rows_are_those_of_the_result_files():
     rows = {"teacher": "teacher", "SpikeBERT": "SpikeBERT (", "without stage 1": "SpikeBERT without",
             "trained directly": "spiking, trained directly", "TF-IDF": "TF-IDF"}  # fmt: skip
