@@ -145,7 +145,9 @@ def build_parser() -> argparse.ArgumentParser:
                            help="experiments; or list [NAME...]; or compare RESULT:ROW RESULT:ROW")  # fmt: skip
     reproduce.add_argument("--scale", help="another size that the experiment has; its results stay apart")
     reproduce.add_argument("--data", help="only these of its data sets, separated by commas")
-    reproduce.add_argument("--rows", nargs="+", default=[], help="only the rows whose names contain one of these")
+    reproduce.add_argument(
+        "--rows", nargs="+", default=[], help="only rows with one of these names, or that contain one"
+    )
     reproduce.add_argument("--seeds", type=int, help="how many seeds, 0..n-1; default: the experiment's")
     reproduce.add_argument("--jobs", type=int, default=1, help="train so many models side by side, on one GPU say")
     reproduce.add_argument("--folder", default="experiments", help="where the TOML files are")

@@ -100,7 +100,7 @@ def reproduce(
     unknown = sorted(set(only) - set(sets_of(spec)))
     if unknown:
         raise ValueError(f"experiment {name}: no data set {unknown[0]!r}; it has {', '.join(sets_of(spec))}")
-    chosen = [row for row in spec["rows"] if not rows or any(part in row["row"] for part in rows)]
+    chosen = _chosen(spec["rows"], rows)
     if not chosen:
         every = ", ".join(dict.fromkeys(row["row"] for row in spec["rows"]))
         raise ValueError(f"experiment {name}: no row contains {' or '.join(map(repr, rows))}; it has {every}")
@@ -276,6 +276,14 @@ def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | 
     with alone(out):
         STAGES[stage](UNLABELLED[stage](**asked, out=out))
     return out
+
+
+def _chosen(rows: list[dict], parts: Sequence[str]) -> list[dict]:
+    """The rows whose names contain one of the parts, all rows without any; a whole name is that row alone."""
+    whole = {row["row"] for row in rows} & set(parts)
+    return [
+        row for row in rows if not parts or row["row"] in whole or any(part in row["row"] for part in {*parts} - whole)
+    ]
 
 
 def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: str | None) -> list[str]:

@@ -120,6 +120,12 @@ def test_a_grid_is_a_row_for_each_value_and_a_scale_changes_its_options(tmp_path
         reproduce.reproduce(tmp_path, "x", rows=["T = 9"])
 
 
+def test_a_whole_name_is_that_row_alone_and_a_part_is_every_row_that_has_it():
+    rows = [{"row": name} for name in ("dense 2x1", "dense 2x128", "spiking")]
+    asked = {"": 3, "dense": 2, "dense 2x1": 1, "2x1": 2, "dense 2x1,spik": 2, "x9": 0}
+    assert {parts: len(reproduce._chosen(rows, parts.split(",") if parts else [])) for parts in asked} == asked
+
+
 def test_energy_and_studies_read_the_models_of_another_table(tiny_vectors, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("experiments")
