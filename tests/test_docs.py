@@ -106,6 +106,18 @@ def test_dense_rivals_are_those_of_the_result_file():
         assert said[2:] == [f"{energy:.3g}", f"{parameters:.2f}"], row
 
 
+def test_fewer_spikes_are_those_of_the_result_file():
+    cells = load_result(ROOT / "experiments", "spikebert-budget", "laptop")["cells"]
+    done = {
+        (cell["row"], cell["metric"]): mean_of(cell) for cell in cells if cell["values"] and cell["column"] == "sst2"
+    }
+    rows = ["SpikeBERT without a budget", "SpikeBERT, rate_budget 0.2", "SpikeBERT, rate_budget 0.1"]
+    for (name, *said), metric in zip(_tables(FOUND, "What fewer spikes cost")[0][1:],
+                                     ("accuracy", "energy", "firing_rate"), strict=True):  # fmt: skip
+        written = [f"{done[row, metric]:{'.3g' if metric == 'energy' else '.2f'}}" for row in rows]
+        assert [part.strip() for part in said] == written, name
+
+
 def test_glue_rows_are_those_of_the_result_files():
     rows = {"teacher": "teacher", "SpikeBERT": "SpikeBERT (", "without stage 1": "SpikeBERT without",
             "trained directly": "spiking, trained directly", "TF-IDF": "TF-IDF"}  # fmt: skip
