@@ -327,19 +327,21 @@ def test_spikingjelly_multiplies_where_inputs_are_sums_of_spikes(synops):
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize("attention", ["counts", "squared"])
 @pytest.mark.parametrize("code", ["integer", "signed integer"])
-def test_an_integer_network_costs_what_it_costs_as_binary_spikes(synops, code):
+def test_an_integer_network_costs_what_it_costs_as_binary_spikes(synops, code, attention):
     """k additions for an integer k: SpikingJelly counts them in the network unrolled to binary spikes.
 
-    The difference: in k^T v it adds the entries of v that are zero too.
+    The difference: in k^T v it adds the entries of v that are zero too, in q k^T those of k.
     """
-    model, batch = spiking("default", code), ids(4, 6)
+    model, batch = spiking("default", code, attention=attention), ids(4, 6)
     counter, seen = counted(model, batch), recorded(model, batch)
     assert work(counted(unroll(model), batch)) == work(counter)
     layers = counter.layers.values()
     ours = sum(layer.ac for layer in layers if layer.kind == "linear" or layer.name.endswith("second product"))
-    keys = [np.abs(seen[f"spikebert.layers.{block}.attention.qkv_spikes"][1][..., 1, :]).sum() for block in range(2)]
-    assert synops(unroll(model), batch) == {"AC": ours + 4 * sum(keys), "MAC": 0}
+    streamed, each = (0, 6) if attention == "squared" else (1, 4)  # q, added for each text's token; k, for each feature
+    spikes = [seen[f"spikebert.layers.{block}.attention.qkv_spikes"][1][..., streamed, :] for block in range(2)]
+    assert synops(unroll(model), batch) == {"AC": ours + each * sum(np.abs(block).sum() for block in spikes), "MAC": 0}
 
 
 @pytest.mark.oracle

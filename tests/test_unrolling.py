@@ -26,10 +26,13 @@ def integer_model(tokenizer, tiny_sizes, **settings):
     return model
 
 
+@pytest.mark.parametrize("attention", ["counts", "squared"])
 @pytest.mark.parametrize("settings", [{"levels": 4}, {"levels": 2, "signed": True}, {"levels": 1}], ids=str)
-def test_unrolled_codes_and_logits_are_the_same(settings, tiny_tokenizer, tiny_student_config, demo, monkeypatch):
+def test_unrolled_codes_and_logits_are_the_same(
+    settings, attention, tiny_tokenizer, tiny_student_config, demo, monkeypatch
+):
     sizes = {k: getattr(tiny_student_config, k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    model = integer_model(tiny_tokenizer, {**sizes, "intermediate_size": 64}, **settings)
+    model = integer_model(tiny_tokenizer, {**sizes, "intermediate_size": 64}, attention=attention, **settings)
     twin = unroll(model)
     texts = demo.splits["test"].texts[:40]
     batch = tiny_tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
@@ -77,9 +80,8 @@ def test_binary_steps_add_up():
 def test_only_integer_models_of_our_design_unroll(tiny_tokenizer, tiny_student_config):
     with pytest.raises(ValueError, match="expected a spikebert of the default design with the integer code"):
         unroll(SpikeBertForSequenceClassification(tiny_student_config))
-    squared = integer_model(tiny_tokenizer, {"num_hidden_layers": 1, "attention": "squared"})
-    with pytest.raises(ValueError, match="expected attention by counts"):
-        unroll(squared)
+    with pytest.raises(ValueError, match="expected a spikebert of the default design"):
+        unroll(SpikeBertForSequenceClassification(SpikeBertConfig(num_hidden_layers=1, design="paper")))
 
 
 def test_an_empty_batch_has_empty_logits(tiny_tokenizer):

@@ -1,15 +1,15 @@
 """An integer model run by binary spikes: each code k is sent as k spikes, the numbers stay the same.
 
 Layer by layer with a barrier: a Linear adds up its binary steps before the norm and the next encoding. In attention K
-is streamed as binary steps against the counts V, then Q against the counts K^T V. A signed code is sent by a pair of
-neurons, ON and OFF, whose outgoing weights are each other's negative. `unroll` is for looking and for counting; the
-integer model itself is the quick way to the same logits.
+is streamed as binary steps against the counts V, then Q against the counts K^T V; where counts are squared, Q against
+K, then V against the squares. A signed code is sent by a pair of neurons, ON and OFF, whose outgoing weights are each
+other's negative. `unroll` is for looking and for counting; the integer model is the quick way to the same logits.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -49,34 +49,38 @@ class UnrolledLinear(SpikeLinear):
 
 
 class UnrolledAttention(SpikingSelfAttention):
-    """(q k^T) v with one binary operand in each product."""
+    """(q k^T) v or max(q k^T, 0)^2 v with one binary operand in each product."""
 
     levels: int
     signed: bool
 
     def attend(self, qkv: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """As the integer layer; the scores are never built."""
+        """As the integer layer; the scores are built only to be squared, and never answered."""
         steps, texts, length, _, width = qkv.shape
         split = qkv.view(steps, texts, length, 3, self.heads, width // self.heads).permute(3, 0, 1, 4, 2, 5)
         q, k, v = split.unbind()
         if mask is not None:
             k = k * mask[:, None, :, None].to(k.dtype)
-        context = torch.stack([self._signs(step, lambda spikes: spikes.mT @ v) for step in self._binary(k)]).sum(0)
-        mixed = torch.stack([self._signs(step, lambda spikes: spikes @ context) for step in self._binary(q)]).sum(0)
+        if self.squared:
+            squares = self._streamed(q, lambda spikes: spikes @ k.mT).clamp_min(0).square()
+            mixed = self._streamed(v, lambda spikes: squares @ spikes)
+        else:
+            context = self._streamed(k, lambda spikes: spikes.mT @ v)
+            mixed = self._streamed(q, lambda spikes: spikes @ context)
         return mixed.transpose(2, 3).reshape(steps, texts, length, width), None
 
-    def _binary(self, codes: Tensor) -> Tensor:
-        return binary_steps(codes, self.levels, self.signed)
-
-    def _signs(self, step: Tensor, product: Any) -> Tensor:
-        return product(step[0]) - product(step[1]) if self.signed else product(step)
+    def _streamed(self, codes: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sum over binary steps of a product of the spikes of that step."""
+        steps = binary_steps(codes, self.levels, self.signed)
+        return torch.stack(
+            [product(step[0]) - product(step[1]) if self.signed else product(step) for step in steps]
+        ).sum(0)
 
 
 def unroll(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of an integer SpikeBERT that computes with binary spikes only; its codes and logits are the same.
 
-    Raises ValueError for a model of another code, of a design whose Linear layers read sums of spikes, or whose
-    attention squares its counts.
+    Raises ValueError for a model of another code, or of a design whose Linear layers read sums of spikes.
     """
     config = model.config
     if getattr(config, "code", None) != "integer" or config.design != "default":
@@ -84,8 +88,6 @@ def unroll(model: PreTrainedModel) -> PreTrainedModel:
             f"unroll: expected a spikebert of the default design with the integer code, got {config.model_type} "
             f"{getattr(config, 'design', '')} {getattr(config, 'code', '')}"
         )
-    if config.attention != "counts":
-        raise ValueError(f"unroll: expected attention by counts, which add up over steps; got {config.attention}")
     twin = copy.deepcopy(model)
     for module in twin.modules():
         swap = {SpikeLinear: UnrolledLinear, SpikingSelfAttention: UnrolledAttention}.get(type(module))
