@@ -31,6 +31,12 @@ def binary_steps(codes: Tensor, levels: int, signed: bool = False) -> Tensor:
     return torch.stack([on, (-codes >= thresholds).to(codes.dtype)], dim=1) if signed else on
 
 
+def _streamed(codes: Tensor, levels: int, signed: bool, product: Callable[[Tensor], Tensor]) -> Tensor:
+    """The sum over binary steps of a product of the spikes of that step, those of OFF neurons taken away."""
+    steps = binary_steps(codes, levels, signed)
+    return torch.stack([product(step[0]) - product(step[1]) if signed else product(step) for step in steps]).sum(0)
+
+
 class UnrolledLinear(SpikeLinear):
     """The sum over binary steps of W s, and the bias once."""
 
@@ -39,12 +45,7 @@ class UnrolledLinear(SpikeLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Codes [..., K] -> [..., N], the same as the integer layer."""
-        out = torch.zeros((), dtype=input.dtype, device=input.device)
-        for step in binary_steps(input, self.levels, self.signed):
-            if self.signed:
-                out = out + spike_linear(step[0], self.weight) - spike_linear(step[1], self.weight)
-            else:
-                out = out + spike_linear(step, self.weight)
+        out = _streamed(input, self.levels, self.signed, lambda spikes: spike_linear(spikes, self.weight))
         return out if self.bias is None else out + self.bias
 
 
@@ -61,20 +62,14 @@ class UnrolledAttention(SpikingSelfAttention):
         q, k, v = split.unbind()
         if mask is not None:
             k = k * mask[:, None, :, None].to(k.dtype)
+        code = self.levels, self.signed
         if self.squared:
-            squares = self._streamed(q, lambda spikes: spikes @ k.mT).clamp_min(0).square()
-            mixed = self._streamed(v, lambda spikes: squares @ spikes)
+            squares = _streamed(q, *code, lambda spikes: spikes @ k.mT).clamp_min(0).square()
+            mixed = _streamed(v, *code, lambda spikes: squares @ spikes)
         else:
-            context = self._streamed(k, lambda spikes: spikes.mT @ v)
-            mixed = self._streamed(q, lambda spikes: spikes @ context)
+            context = _streamed(k, *code, lambda spikes: spikes.mT @ v)
+            mixed = _streamed(q, *code, lambda spikes: spikes @ context)
         return mixed.transpose(2, 3).reshape(steps, texts, length, width), None
-
-    def _streamed(self, codes: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        """The sum over binary steps of a product of the spikes of that step."""
-        steps = binary_steps(codes, self.levels, self.signed)
-        return torch.stack(
-            [product(step[0]) - product(step[1]) if self.signed else product(step) for step in steps]
-        ).sum(0)
 
 
 def unroll(model: PreTrainedModel) -> PreTrainedModel:
