@@ -36,7 +36,6 @@ def plan(
     before = before or {"cells": []}
     result = _head(spec) | {"machines": list(before.get("machines", [])), "against": against(spec), "cells": [],
                             "pictures": before.get("pictures", [])}  # fmt: skip
-    result["command"] += f" --seeds {seeds}" if seeds and seeds > len(spec["seeds"]) else ""
     if spec.get("formulas"):
         result["formulas"] = {"What the paper's own table 2 becomes, by formula": published.table2()}
     done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in before["cells"]}
@@ -49,6 +48,8 @@ def plan(
                 if cell is None or not _holds(cell, spec, row, data, text_hash):
                     cell = _empty(spec, data, row, metric, main, text_hash)
                 result["cells"].append(cell)
+    held = {seed for cell in result["cells"] for seed in cell["seeds"]} | set(range(seeds or 0))
+    result["command"] += "" if held <= set(spec["seeds"]) else f" --seeds {max(held) + 1}"
     return result
 
 

@@ -71,6 +71,11 @@ def test_a_result_file_says_what_it_must(path):
         assert {"versions", "machine"} <= set(result) and {"tokens", "epochs", "wall_s"} <= set(result["network"])
         return
     assert all(set(each) == {"versions", "machine"} for each in result["machines"])
+    words = iter(result["command"].split())
+    options = {word: next(words) for word in words if word.startswith("--")}
+    own = experiments.read(FOLDER, result["name"], options.get("--scale"))["seeds"]
+    makes = range(int(options["--seeds"])) if "--seeds" in options else own
+    assert {seed for cell in result["cells"] for seed in cell["seeds"]} <= set(makes)
     for cell in result["cells"]:
         assert set(cell) >= CELL
         assert len(cell["values"]) == len(cell["seeds"]) == len(cell["wall_s"])
@@ -217,6 +222,8 @@ def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, m
     assert Path("runs/tiny/teacher-0").exists() and not Path("runs/tiny/teacher-0/test_reads.jsonl").exists()
     more = reproduce.reproduce(folder, "tiny", seeds=2)["json"]["cells"]
     assert all(cell["seeds"] == [0, 1] for cell in more)
+    again = reproduce.reproduce(folder, "tiny", rows=["teacher"])["json"]
+    assert again["command"] == "spiketext reproduce tiny --seeds 2"  # the command that makes what is there
     assert [row["state"] for row in experiments.listing(folder)] == ["not run", "not run", "3/3 cells"]
 
 
