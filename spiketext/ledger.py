@@ -49,7 +49,8 @@ def plan(
                     cell = _empty(spec, data, row, metric, main, text_hash)
                 result["cells"].append(cell)
     held = {seed for cell in result["cells"] for seed in cell["seeds"]} | set(range(seeds or 0))
-    result["command"] += "" if held <= set(spec["seeds"]) else f" --seeds {max(held) + 1}"
+    if not held <= set(spec["seeds"]):
+        result["command"] += f" --seeds {max(held) + 1}"
     return result
 
 
