@@ -7,8 +7,8 @@
     maps                     draw what so many texts look at in each row's model (SpikeBERT figure 4)
     points                   a CSV of published points for the picture of accuracy against energy
     cost_s                   of an experiment without rows: seconds
-    [scales.S]               what another size S changes: cost (a factor) and, by kind of row, options; without: the
-                             rows that it does not have; S+R changes what S does and then what R does
+    [scales.S]               what another size S changes: cost (a factor), options by kind of row and, in a table rows,
+                             by name; without: the rows that it does not have; S+R changes what S does, then what R does
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
       from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN; a row of kind
                              evaluate with a run stands for the one that it reads
@@ -122,13 +122,14 @@ def _rescale(spec: dict[str, Any], at: str, path: Path) -> None:
     if at not in scales:
         raise ValueError(f"{path}: no scale {at!r}; expected {', '.join([spec['scale'], *scales])}")
     changes = scales[at]
-    _require(path, f"scale {at}", set(changes), {"cost", "cost_s", "without", *UNLABELLED, *KINDS})
-    without = changes.get("without", [])
-    _require(path, f"without of scale {at}", set(without), {row["row"] for row in spec.get("rows", [])})
+    _require(path, f"scale {at}", set(changes), {"cost", "cost_s", "without", "rows", *UNLABELLED, *KINDS})
+    without, named = changes.get("without", []), changes.get("rows", {})
+    for key, names in (("without", without), ("rows", named)):
+        _require(path, f"{key} of scale {at}", set(names), {row["row"] for row in spec.get("rows", [])})
     spec["rows"] = [row for row in spec.get("rows", []) if row["row"] not in without]
     spec["cost_s"] = changes.get("cost_s", _times(spec.get("cost_s"), changes.get("cost", 1)))
     for row in spec["rows"]:
-        row["options"] = row.get("options", {}) | changes.get(row["kind"], {})
+        row["options"] = row.get("options", {}) | changes.get(row["kind"], {}) | named.get(row["row"], {})
         row["cost_s"] = _times(row.get("cost_s"), changes.get("cost", 1))
     for stage in UNLABELLED.keys() & spec.keys():
         spec[stage] |= changes.get(stage, {})

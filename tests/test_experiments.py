@@ -130,6 +130,22 @@ def test_scales_come_on_top_of_each_other(tmp_path):
             asked(reference, "short")
 
 
+def test_what_a_scale_says_of_a_row_wins_over_what_it_says_of_its_kind(tmp_path):
+    head = 'title="x"\nscale="full"\ndata="demo"\nseeds=[0]\n'
+    small = '[scales.small.distill]\nepochs=1\ncopies=3\n[scales.small.rows."plain"]\nepochs=4\ncopies=0\n'
+    rows = "".join(f'[[rows]]\nrow="{name}"\nkind="distill"\noptions.epochs=2\n' for name in ("whole", "plain"))
+    (tmp_path / "x.toml").write_text(head + small + rows)
+
+    def asked(scale: str | None) -> list[dict]:
+        return [row["options"] for row in experiments.read(tmp_path, "x", scale)["rows"]]
+
+    assert asked(None) == [{"epochs": 2}, {"epochs": 2}]
+    assert asked("small") == [{"epochs": 1, "copies": 3}, {"epochs": 4, "copies": 0}]
+    (tmp_path / "x.toml").write_text(head + small.replace("plain", "plane") + rows)
+    with pytest.raises(ValueError, match="unknown key 'plane' for rows of scale small; expected some of plain, whole"):
+        experiments.read(tmp_path, "x", "small")
+
+
 @pytest.fixture
 def own(demo, tmp_path) -> Path:
     """A small set of a user: as many reviews as the shipped ones have for validation."""
