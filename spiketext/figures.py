@@ -122,13 +122,33 @@ def accuracy_against_energy(
         those = [point for point in points if point["kind"] == kind]
         if those:
             axis.scatter([p["millijoules"] for p in those], [p["accuracy"] for p in those], marker=marker, label=kind)
-    for point in points:
-        axis.annotate(point["name"], (point["millijoules"], point["accuracy"]), xytext=(4, 3),
-                      textcoords="offset points", fontsize=7)  # fmt: skip
     axis.set(xscale="log", xlabel=across, ylabel="accuracy %", title=title)
-    axis.margins(x=0.25)
-    axis.legend()
+    axis.margins(x=0.25, y=0.1)
+    figure.legend(loc="outside lower center", ncols=len(MARKERS))
+    _name_points(figure, axis, [(point["name"], (point["millijoules"], point["accuracy"])) for point in points])
     save(figure, path)
+
+
+def _name_points(figure: Any, axis: Any, places: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """Write names beside points: where nothing else is, out of eight places around each, if one of them is free."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # from here on places are known in pixels
+    taken = [Bbox([axis.transData.transform(place)] * 2).padded(5) for _, place in places]
+
+    def is_free(label: Any) -> bool:
+        box, frame = label.get_window_extent(), axis.bbox.padded(-5)
+        inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        return inside and not any(box.overlaps(other) for other in taken)
+
+    for name, place in places:
+        tried = [axis.annotate(name, place, xytext=(x, y), textcoords="offset points", fontsize=7, in_layout=False,
+                               ha="left" if x > 0 else "right") for y in (3, -8, 11, -16) for x in (4, -4)]  # fmt: skip
+        kept = next(filter(is_free, tried), tried[0])
+        taken.append(kept.get_window_extent())
+        for label in tried:
+            if label is not kept:
+                label.remove()
 
 
 def log_curves(

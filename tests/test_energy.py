@@ -10,6 +10,7 @@ import itertools
 import json
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from spiketext.energy import (
     traffic,
     work,
 )
-from spiketext.figures import MARKERS, accuracy_against_energy, capped, columns
+from spiketext.figures import MARKERS, _name_points, accuracy_against_energy, canvas, capped, columns
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
 from spiketext.models.unrolling import unroll
 from spiketext.neurons import LIF, NormLIF
@@ -632,11 +633,14 @@ def test_texts_are_spread_over_a_split():
 # Pictures, columns, meters --------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_written(folders, tmp_path):
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
+@pytest.fixture
+def pictures() -> None:
+    """What needs matplotlib."""
+    if find_spec("matplotlib") is None:
         missing("matplotlib is not installed; pip install 'spiketext[plots]'")
+
+
+def test_pictures_are_written(pictures, folders, tmp_path):
     for name in ("spiking", "dense"):
         picture = tmp_path / name / "layers.png"
         argv = ["energy", "--model", folders[name], "--data", "demo", "--limit", "3", "--plot", str(picture)]
@@ -650,6 +654,19 @@ def test_pictures_are_written(folders, tmp_path):
         accuracy_against_energy([points[0] | {"kind": "other"}], str(tmp_path / "no.png"))
     with pytest.raises(ValueError, match="no points"):
         accuracy_against_energy([], str(tmp_path / "no.png"))
+
+
+def test_names_beside_points_cover_nothing_and_stay_inside(pictures):
+    figure, (axis,) = canvas(1, 7.0)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    places = [("ours", (0.5, 0.5)), ("its neighbour", (0.52, 0.5)), ("another", (0.52, 0.52)),
+              ("at the right edge", (0.98, 0.2)), ("at the top", (0.2, 0.98))]  # fmt: skip
+    _name_points(figure, axis, places)
+    assert [text.get_text() for text in axis.texts] == [name for name, _ in places]
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(axis.bbox.containsx(box.x1) and axis.bbox.containsy(box.y1) for box in boxes)
+    assert not any(box.contains(*axis.transData.transform(place)) for box in boxes for _, place in places)
 
 
 def test_a_break_even_above_any_density_is_shown_as_such():
