@@ -134,10 +134,11 @@ def _name_points(figure: Any, axis: Any, places: Sequence[tuple[str, tuple[float
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # from here on places are known in pixels
+    frame = axis.bbox.padded(-5)
     taken = [Bbox([axis.transData.transform(place)] * 2).padded(5) for _, place in places]
 
     def is_free(label: Any) -> bool:
-        box, frame = label.get_window_extent(), axis.bbox.padded(-5)
+        box = label.get_window_extent()
         inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
         return inside and not any(box.overlaps(other) for other in taken)
 
