@@ -210,6 +210,7 @@ def fit(
         "wall_s": round(clock.seconds, 1),
         "processes": arguments.world_size,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "precision": "bf16" if arguments.bf16 else "float32",
         **({"truncated": f"{rows.truncated} of {len(rows.texts)}"} if isinstance(rows, TextRows) else {}),
     }
 

@@ -157,7 +157,7 @@ def _run_row(
         return _at_epoch(Path(out), asked["epoch"], split) | {"texts": len(text_set.splits[split])}
     changed = {"time_steps": asked.get("time_steps")} if row["kind"] == "evaluate" else {}
     scores = known or _in_units(evaluate(out, text_set, split, per_text=True, **changed))
-    scores |= {"wall_s": trained["wall_s"], "gpu": trained.get("gpu")}
+    scores |= {"wall_s": trained["wall_s"], "gpu": results.computed_by(trained)}
     if spec.get("energy"):
         account = energy(out, text_set, "validation", limit=spec["energy"], **changed)
         scores["parameters"] = trained["parameters"] * 1e-6

@@ -226,8 +226,13 @@ def _paper(cell: dict[str, Any]) -> str:
     return "" if cell["paper"] is None else f"{cell['paper']:.2f}"
 
 
+def computed_by(trained: dict[str, Any]) -> str | None:
+    """What a training ran on, where that is not a processor in float32: its GPU, or a processor in bf16."""
+    return trained.get("gpu") or ("CPU in bf16" if trained.get("precision") == "bf16" else None)
+
+
 def _seconds(cell: dict[str, Any]) -> str:
-    """Their mean, with the GPU where it was no processor that took them."""
+    """Their mean, with what took them where that is not a processor in float32."""
     if not cell["wall_s"]:
         return f"(about {cell.get('cost_s')})"
     gpus = {name or "CPU" for name in cell.get("gpus", [])}
@@ -313,6 +318,6 @@ def _network(result: dict[str, Any]) -> dict[str, Any]:
         "steps": str(made.get("steps", "")),
         "validation loss": f"{scores['loss']:.2f}" if scores else "",
         "found %": f"{100 * scores['accuracy']:.1f}" if "accuracy" in scores else "",
-        "seconds": f"{seconds:.0f} ({made.get('gpu') or 'CPU'})",
+        "seconds": f"{seconds:.0f} ({computed_by(made) or 'CPU'})",
         "tokens a second": f"{made['epochs'] * tokens / seconds:.0f}" if seconds else "",  # under a twentieth is 0.0
     }

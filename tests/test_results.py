@@ -54,6 +54,12 @@ def test_the_table_shows_the_gap_to_the_teacher(answers):
     )
 
 
+def test_the_seconds_of_a_training_say_what_it_ran_on(answers):
+    ran = [{"gpu": "H100", "precision": "float32"}, {"gpu": None, "precision": "bf16"}, {"gpu": None}]
+    row = cell("student", answers[:3], wall_s=[1, 2, 3], gpus=[results.computed_by(one) for one in ran])
+    assert "2 (CPU, CPU in bf16, H100)" in results.table({"name": "t", "scale": "s", "cells": [row]})
+
+
 def test_published_energies_are_recounted_on_the_macs_of_bert_base():
     assert sum(part[2] for part in published.macs(**published.SIZE)) == reference("bert-base", 256)["MACs"]
     for gsop, _ in published.TABLE2.values():

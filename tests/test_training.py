@@ -180,6 +180,7 @@ def test_bf16_trains_where_it_is_asked_for(stages, columns, tmp_path):
     asked = {"teacher": stages["folders"]["teacher"], "copies": 0, "epochs": 0.25, "precision": "bf16"}
     result = distillation.distill(DistillOptions(out=str(tmp_path / "b"), **asked, **columns, **COMMON))
     assert 0 <= result["validation"]["accuracy"] <= 1
+    assert result["precision"] == "bf16"
 
 
 def test_a_command_that_never_began_is_corrected_in_the_same_folder(tiny_teacher, corpus, tmp_path):
