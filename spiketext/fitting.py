@@ -82,17 +82,21 @@ class ObjectiveTrainer(Trainer):
             for name, term in terms.items():  # in tensors: reading a number would wait for the GPU
                 self.sums[name] = self.sums.get(name, 0.0) + term.detach().double()
             terms = {name: term * self.accelerator.num_processes for name, term in terms.items()}
-        loss = torch.stack([objective.weights[name] * term for name, term in terms.items()]).sum()
+        loss = _weighted(objective, terms)
         return (loss, logits) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, logits and labels of a validation batch; no loss where the scores hold a better one (`fit`)."""
+        """Loss, logits and labels of a validation batch; no loss where the scores hold a better one (`fit`).
+
+        In float32 whatever training computes in, as a saved model is read: in bf16 spikes flip, and with them answers.
+        """
+        objective = self.accelerator.unwrap_model(model)
         with torch.no_grad():
             inputs = self._prepare_inputs(inputs)
-            with self.compute_loss_context_manager():
-                loss, logits = self.compute_loss(model, inputs, return_outputs=True)
+            terms, logits = type(objective).forward(objective, inputs)  # Accelerate's autocast is in objective.forward
         scored = self.compute_metrics is not None and not self.args.load_best_model_at_end
-        return None if scored else loss.detach(), None if logits is None else logits.float(), inputs["labels"]
+        loss = None if scored else _weighted(objective, terms)
+        return loss, None if logits is None else logits.float(), inputs["labels"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each term since the last line."""
@@ -118,6 +122,11 @@ class ObjectiveTrainer(Trainer):
         best = self.state.best_model_checkpoint
         if self.is_world_process_zero():
             mark_whole(here, keep={Path(best).name} if best else set())
+
+
+def _weighted(objective: nn.Module, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+    weights = cast(dict[str, float], objective.weights)
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
 def fit(

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
 import spiketext
-from spiketext import distillation, evaluation, fitting, training
+from spiketext import checkpoints, distillation, evaluation, fitting, training
 from spiketext.cli import main
 from spiketext.data import load
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
@@ -175,12 +176,22 @@ def test_a_folder_with_other_files_is_not_touched(tmp_path, columns):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_bf16_trains_where_it_is_asked_for(stages, columns, tmp_path):
+def test_bf16_trains_where_it_is_asked_for_and_validation_is_read_in_float32(stages, columns, tmp_path):
     """Four steps: a processor without bf16 is slow at it."""
     asked = {"teacher": stages["folders"]["teacher"], "copies": 0, "epochs": 0.25, "precision": "bf16"}
-    result = distillation.distill(DistillOptions(out=str(tmp_path / "b"), **asked, **columns, **COMMON))
-    assert 0 <= result["validation"]["accuracy"] <= 1
+    alone = {"feature_weight": 0.0, "embedding_weight": 0.0, "logit_weight": 0.0, "label_weight": 1.0}
+    out = str(tmp_path / "b")
+    result = distillation.distill(DistillOptions(out=out, **asked, **alone, **columns, **COMMON))
     assert result["precision"] == "bf16"
+    part = load(columns["data"], text_column="opinion", label_column="verdict").splits["validation"]
+    network, tokenizer = checkpoints.load_classifier(out).eval(), checkpoints.load_tokenizer(out)
+    batch = tokenizer(part.texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    losses = []
+    for bf16 in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            losses.append(cross_entropy(network(**batch).logits.float(), torch.tensor(part.labels)).item())
+    assert result["validation"]["loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[1] != pytest.approx(losses[0], rel=1e-5)
 
 
 def test_a_command_that_never_began_is_corrected_in_the_same_folder(tiny_teacher, corpus, tmp_path):
