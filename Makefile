@@ -23,10 +23,10 @@ demo: setup
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The demo needs both cores, and a clock wants to be alone; the others wait much.
+# The demo needs both cores; the others wait much.
 test-slow: setup
-	$(BIN)/pytest -m "slow and not data" tests/test_cli.py tests/test_energy.py
-	$(BIN)/pytest -n 2 -m "slow and not data" --ignore tests/test_cli.py --ignore tests/test_energy.py
+	$(BIN)/pytest -m "slow and not data" tests/test_cli.py
+	$(BIN)/pytest -n 2 -m "slow and not data" --ignore tests/test_cli.py
 
 test-data: setup
 	$(BIN)/pytest -m data -s
