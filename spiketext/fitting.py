@@ -70,20 +70,17 @@ class ObjectiveTrainer(Trainer):
         return self.accelerator.prepare(DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Weighted sum of the objective's terms; in training this micro-batch's share of it (`get_batch_samples`).
+        """Weighted sum of the objective's terms, this micro-batch's share of it in a step (`get_batch_samples`).
 
         DDP takes the mean of the gradients of the processes, so each counts that often.
         """
-        terms, logits = model(inputs)
+        terms, _ = model(inputs)
         objective = self.accelerator.unwrap_model(model)
-        if num_items_in_batch is not None:
-            mine = objective.counts(inputs)
-            terms = {name: term * (mine[name] / num_items_in_batch[name]).to(term) for name, term in terms.items()}
-            for name, term in terms.items():  # in tensors: reading a number would wait for the GPU
-                self.sums[name] = self.sums.get(name, 0.0) + term.detach().double()
-            terms = {name: term * self.accelerator.num_processes for name, term in terms.items()}
-        loss = _weighted(objective, terms)
-        return (loss, logits) if return_outputs else loss
+        mine = objective.counts(inputs)
+        terms = {name: term * (mine[name] / num_items_in_batch[name]).to(term) for name, term in terms.items()}
+        for name, term in terms.items():  # in tensors: reading a number would wait for the GPU
+            self.sums[name] = self.sums.get(name, 0.0) + term.detach().double()
+        return _weighted(objective, {name: term * self.accelerator.num_processes for name, term in terms.items()})
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a validation batch; no loss where the scores hold a better one (`fit`).
