@@ -13,7 +13,7 @@
       from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN; a row of kind
                              evaluate with a run stands for the one that it reads
       teacher, student       of kind distill: a row as in `from`, an experiment of stage 1 or EXPERIMENT:SCALE, which
-                             the experiment's own scale comes on top of
+                             the experiment's own scale comes on top of where SCALE does not name it
       encoder                an experiment with [mlm], in place of a teacher's model, of the tokenizer of kind train or
                              of the masked language model of an attack
       vectors                an experiment with [vectors], for a TextCNN of kind train
@@ -217,7 +217,8 @@ def teacher_of(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: st
 def unlabelled_of(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:
     """The experiment without rows that `student` or `encoder` means, NAME or NAME:OWN, at a scale; errors as `read`."""
     name, _, own = reference.partition(":")
-    return read(folder, name, "+".join(dict.fromkeys(filter(None, (own, scale)))) or None)
+    both = "+".join(filter(None, (own, scale)))
+    return read(folder, name, "+".join(dict.fromkeys(both.split("+"))) or None)
 
 
 def _of_unlabelled(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:

@@ -125,6 +125,7 @@ def test_scales_come_on_top_of_each_other(tmp_path):
     assert asked("s:narrow", None) == ("narrow", 4, 90, 500)
     assert asked("s", "short") == asked("s:short", "short") == ("short", 8, 9, 100)
     assert asked("s:narrow", "short") == asked("s:narrow+short", None) == ("narrow+short", 4, 9, 50)
+    assert asked("s:short+narrow", "short") == ("short+narrow", 4, 9, 50)  # what the row names, it names once
     for reference in ("s:wide", "s:narrow+wide"):
         with pytest.raises(ValueError, match="no scale 'wide'; expected full, narrow, short"):
             asked(reference, "short")
