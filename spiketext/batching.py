@@ -22,7 +22,8 @@ def padded(rows: list[dict[str, Any]], name: str, fill: int) -> Tensor:
 class Rows(Dataset):
     """What a training reads: an index is (epoch, row), `lengths` are in tokens, `pad` is the id that fills a batch.
 
-    A row is {"input_ids", "token_type_ids", "labels", "gold"}; gold is 0 for an augmented copy, which has no label.
+    A row is {"input_ids", "token_type_ids", "labels", "gold"}; gold is 0 for a text without a label, such as an
+    augmented copy.
     """
 
     lengths: np.ndarray
@@ -44,7 +45,7 @@ class Rows(Dataset):
 
 
 class TextRows(Rows):
-    """Tokenised texts, see `Rows`. Rows from len(texts) on are augmented copies, new in every epoch.
+    """Tokenised texts, see `Rows`. Rows from len(texts) on are augmented copies, new in every epoch, then `unlabelled`.
 
     A text of more than max_length tokens keeps its head, or with truncation "head-tail" its two ends; `truncated` says
     how many texts were cut.
@@ -61,6 +62,7 @@ class TextRows(Rows):
         copies: int = 0,
         seed: int = 0,
         truncation: str = "head",
+        unlabelled: Rows | None = None,
     ):
         if truncation not in ("head", "head-tail"):
             raise ValueError(f"truncation: expected head or head-tail, got {truncation!r}")
@@ -72,9 +74,15 @@ class TextRows(Rows):
         self.augment, self.copies, self.seed = augment, copies if augment else 0, seed
         self.ids, self.segments, self.truncated = self._encode(self.texts, self.pairs)
         self.lengths = np.tile([len(ids) for ids in self.ids], 1 + self.copies)
+        self.labelled, self.unlabelled = len(self.lengths), unlabelled
+        if unlabelled is not None:
+            self.lengths = np.concatenate([self.lengths, unlabelled.lengths])
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
         epoch, row = index
+        if row >= self.labelled:
+            assert self.unlabelled is not None
+            return self.unlabelled[epoch, row - self.labelled] | {"gold": 0}
         source = row % len(self.texts)
         ids, segments = self.ids[source], self.segments[source]
         if row >= len(self.texts):

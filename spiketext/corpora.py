@@ -1,7 +1,7 @@
 """Floor 4: unlabelled text, sentence by sentence, out of files, folders, archives and the Hugging Face Hub.
 
 Everything is a stream: what is held in memory does not grow with the corpus, nor with its longest line; a record of
-JSON lines or Parquet is held whole.
+JSON lines or Parquet is held whole, and so is a table that was named.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import IO, Any, NamedTuple
 
 from spiketext.data import TextSet, load
 from spiketext.hubsets import HUB, listed, not_reached
+from spiketext.tables import read_texts
 
 SUFFIXES = (".txt", ".gz", ".tgz", ".tar", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv")  # named themselves: a folder's are not read
 _TARS = (".tar.gz", ".tgz", ".tar")
 _LONGEST_LINE = 2**20  # bytes; a longer line is read in pieces
 _TWO_HIGH = re.compile(rb"[\x80-\xff]{2}")  # as in UTF-8, GB18030 and Big5; an accent of Latin-1 stands alone
@@ -66,7 +68,8 @@ def sentences(
 ) -> Iterator[str]:
     """Sentences of `least_words` words or more of every file of the corpus, in the order of the paths.
 
-    corpus: files, folders and `hub:OWNER/NAME[/FILES][:COLUMN]`, separated by commas. A line ends a sentence; headings
+    corpus: files, folders and `hub:OWNER/NAME[/FILES][:COLUMN]`, separated by commas; of a CSV or TSV that is named
+    its column of texts (`tables.read_texts`). A line ends a sentence; headings
     of WikiText (`= x =`) and document tags are left out. Of an archive the members that have the name of a text file.
     size: join neighbouring sentences of a line while they have at most so many words and Han characters together.
     without: leave out the lines and sentences that are or hold one of these texts.
@@ -98,8 +101,7 @@ def _parts(line: str) -> list[str]:
 def _joined(parts: Iterable[str], size: int) -> Iterator[str]:
     together, held = "", 0
     for part in parts:
-        han = len(_HAN.findall(part))
-        words = han + len(_HAN.sub(" ", part).split())
+        han, words = len(_HAN.findall(part)), words_in(part)
         if together and held + words > size:
             yield together
             together, held = "", 0
@@ -107,6 +109,11 @@ def _joined(parts: Iterable[str], size: int) -> Iterator[str]:
         held += words
     if together:
         yield together
+
+
+def words_in(text: str) -> int:
+    """Words and Han characters together."""
+    return len(_HAN.findall(text)) + len(_HAN.sub(" ", text).split())
 
 
 def files(corpus: str) -> list[Source]:
@@ -158,6 +165,10 @@ def _missing(repository: str, error: Exception) -> FileNotFoundError:
 
 def _lines(source: Source, encoding: str) -> Iterator[str]:
     path = source.path()
+    if path.suffix in TABLES:
+        for text in read_texts(path, encoding):
+            yield from text.splitlines()
+        return
     try:
         with path.open("rb") as stream:
             yield from _read(str(path), path.name, stream, source.column, encoding)
@@ -286,7 +297,7 @@ def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
 
 
 class TestTexts:
-    """The test texts of some sets, second texts of pairs too, to be found in a corpus.
+    """The test texts of some sets (or of other splits), second texts of pairs too, to be found in a corpus.
 
     Texts are compared by their words in lower case, so spacing, punctuation and the spellings of tokenised text
     (do n't, -lrb-) hide nothing; a Chinese character is a word. A text of `least_words` words or more is found wherever
@@ -296,8 +307,8 @@ class TestTexts:
 
     __test__ = False  # no test of ours, whatever its name
 
-    def __init__(self, text_sets: Iterable[TextSet], least_words: int = 8):
-        tests = [text_set.splits["test"] for text_set in text_sets]
+    def __init__(self, text_sets: Iterable[TextSet], least_words: int = 8, splits: Sequence[str] = ("test",)):
+        tests = [text_set.splits[split] for text_set in text_sets for split in splits]
         texts = [text for test in tests for text in (*test.texts, *(test.pairs or ()))]
         every = {key: text for text in texts if (key := " ".join(_words(text)))}
         self.texts = {key: text for key, text in every.items() if key.count(" ") >= 2}

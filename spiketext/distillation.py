@@ -27,7 +27,7 @@ from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
-from spiketext.passages import passages
+from spiketext.passages import passages, unlabelled
 from spiketext.processes import rank
 from spiketext.rates import RateBudget
 from spiketext.runs import CHECKPOINTS, Run
@@ -232,8 +232,9 @@ def distill(options: DistillOptions) -> dict[str, Any]:
         _go_on(alignment, saved)
     train = text_set.splits["train"]
     augment = augmenter(options, [*train.texts, *(train.pairs or [])], tokenizer)
+    more = unlabelled(run, tokenizer, options, text_set) if options.unlabelled else None
     rows = rows_of(text_set, "train", tokenizer, options.max_length, augment=augment, copies=options.copies,
-                   seed=options.seed, truncation=options.truncation)  # fmt: skip
+                   seed=options.seed, truncation=options.truncation, unlabelled=more)  # fmt: skip
     validation = rows_of(text_set, "validation", tokenizer, options.max_length, truncation=options.truncation)
     keep_reading(model, options)
     objective = Distillation(model, teacher, tokenizer, alignment, options)
@@ -242,7 +243,8 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     measure = partial(scores, text_set.task)
     result = fit(objective, rows, validation, options, run, measure, text_set.metric)
     result |= {"layer_map": pairs, "initialised_tensors": copied, "stage1": options.student,
-               "part_of_speech": bool(augment and augment.pool)}  # fmt: skip
+               "part_of_speech": bool(augment and augment.pool),
+               "unlabelled_texts": 0 if more is None else len(more)}  # fmt: skip
     return _finish(run, objective, tokenizer, "distill", text_set, result)
 
 

@@ -283,6 +283,9 @@ class DistillOptions(DistillationOptions, TaskOptions):
     p_mask: float = _option(0.1, "chance that a word is masked")
     p_pos: float = _option(0.1, "chance that a word is replaced by another of its part of speech")
     p_ngram: float = _option(0.25, "chance that a text is cut to a random n-gram, n from 1 to 5")
+    unlabelled: str = _option("", "more texts, without labels, for the teacher to answer: files and folders, CSV too")
+    unlabelled_tokens: int = _option(1_000_000, "how many tokens of them to read", at_least=1)
+    unlabelled_encoding: str = _option("utf-8", "encoding of their files")
 
 
 @dataclass(frozen=True)

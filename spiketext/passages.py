@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from spiketext.batching import Rows
-from spiketext.corpora import TestTexts, left_out, sentences
+from spiketext.corpora import TestTexts, left_out, sentences, words_in
+from spiketext.data import TextSet
 from spiketext.hubsets import HUB
 from spiketext.processes import is_first
 from spiketext.runs import CHECKPOINTS, Run
@@ -140,16 +141,9 @@ def passages(
     Up to 500 of them, a twentieth at most, are held out for validation. Raises as `sentences` and, for the sets whose
     test texts are left out, as `data.load`; ValueError for a corpus of fewer than two passages or tails of them.
     """
-    if options.truncation != "head":
-        raise ValueError(f"truncation: a passage of a corpus keeps its head, got {options.truncation!r}; leave it out")
-    folder = run.out / CHECKPOINTS / "corpus"
-    if folder.exists():
-        file = TokenFile(folder)
-    else:
-        drawn = draw(options.corpus, tokenizer, options.tokens, options.max_length, size,
-                     options.quiet or not is_first(), pairs, left_out(options.leave_out, options.data_dir),
-                     options.corpus_encoding)  # fmt: skip
-        file = TokenFile.write(folder, drawn)
+    file = _drawn(run, "corpus", options, lambda: draw(
+        options.corpus, tokenizer, options.tokens, options.max_length, size, options.quiet or not is_first(), pairs,
+        left_out(options.leave_out, options.data_dir), options.corpus_encoding))  # fmt: skip
     count = len(file.lengths)
     if count < 2:
         raise ValueError(f"corpus {options.corpus}: {count} passages drawn for {options.tokens} tokens, expected 2 or "
@@ -159,3 +153,27 @@ def passages(
     marks = tokenizer.pad_token_id, tokenizer.sep_token_id
     train, validation = (TokenRows(file, np.sort(part), *marks) for part in (order[held_out:], order[:held_out]))
     return Passages(train, validation, tokens=int(file.lengths.sum(dtype=np.int64)))
+
+
+def unlabelled(run: Run, tokenizer: PreTrainedTokenizerBase, options: Any, text_set: TextSet) -> TokenRows:
+    """Texts without labels beside those of a set: passages of options.unlabelled, up to options.unlabelled_tokens.
+
+    They are as long as the set's texts for training are in the mean: neighbouring sentences are joined up to that. Left
+    out are the set's texts of validation and test. Drawn the first time, as they were when the run is resumed.
+    Raises as `sentences`, ValueError for a set of pairs or tails of texts.
+    """
+    if text_set.splits["train"].pairs:
+        raise ValueError(f"unlabelled: expected a set of single texts, {text_set.name} has pairs; leave it out")
+    size = round(np.mean([words_in(text) for text in text_set.splits["train"].texts]))
+    file = _drawn(run, "unlabelled", options, lambda: draw(
+        options.unlabelled, tokenizer, options.unlabelled_tokens, options.max_length, size,
+        options.quiet or not is_first(), without=TestTexts([text_set], splits=("validation", "test")),
+        encoding=options.unlabelled_encoding))  # fmt: skip
+    return TokenRows(file, np.arange(len(file.lengths)), tokenizer.pad_token_id, tokenizer.sep_token_id)
+
+
+def _drawn(run: Run, name: str, options: Any, rows: Callable[[], Iterator[list[int]]]) -> TokenFile:
+    if options.truncation != "head":
+        raise ValueError(f"truncation: a passage of a corpus keeps its head, got {options.truncation!r}; leave it out")
+    folder = run.out / CHECKPOINTS / name
+    return TokenFile(folder) if folder.exists() else TokenFile.write(folder, rows())

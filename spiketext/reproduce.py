@@ -210,6 +210,7 @@ def _train(
     assert isinstance(options, type)
     mine = {key: of_set(value, data) for key, value in row.get("options", {}).items()}
     asked = {key: value for key, value in mine.items() if value is not None}
+    asked |= _below(data_dir, asked, "unlabelled")
     asked |= {"data": data, "data_dir": data_dir, "seed": seed}
     if row["kind"] == "attack":
         asked |= {"split": spec.get("split", "test"), "model": made(source_of(folder, spec, row, data))[0]}
@@ -270,12 +271,17 @@ def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | 
     asked = {"data_dir": data_dir, **spec[stage]}
     if "encoder" in spec and "teacher" not in asked:
         asked["teacher"] = unlabelled(folder, spec["encoder"], data_dir, spec["at"])
-    for key in asked.keys() & {"corpus", "vocab"}:
-        asked[key] = ",".join(str(Path(data_dir or ".") / part) for part in asked[key].split(","))
+    asked |= _below(data_dir, asked, "corpus", "vocab")
     out = f"runs/{spec['name']}-{spec['at']}" if spec["at"] else f"runs/{spec['name']}"
     with alone(out):
         STAGES[stage](UNLABELLED[stage](**asked, out=out))
     return out
+
+
+def _below(data_dir: str | None, asked: dict[str, Any], *keys: str) -> dict[str, str]:
+    """The options among these that name files of the data folder, with the path of each."""
+    return {key: ",".join(str(Path(data_dir or ".") / part) for part in asked[key].split(","))
+            for key in asked.keys() & set(keys)}  # fmt: skip
 
 
 def _chosen(rows: list[dict], parts: Sequence[str]) -> list[dict]:

@@ -208,6 +208,17 @@ def read_table(
     ]
 
 
+def read_texts(path: Path, encoding: str = "utf-8") -> list[str]:
+    """Return the texts of a table that has no labels, or whose labels are not asked for; raises as `read_table`."""
+    records = read_records(path, None, encoding)
+    found = list(records[0][1])
+    column = _column(path, found, None, TEXT_COLUMNS, "")
+    if column is None:
+        raise ValueError(f"{path} has no column {' or '.join(TEXT_COLUMNS)}; its columns are {listing(found)}. "
+                         "Rename the one with the texts.")  # fmt: skip
+    return [_text_value(path, number, record, column) for number, record in records]
+
+
 def _text_value(path: Path, number: int, record: dict, column: str) -> str:
     value = record.get(column)
     if value is not None and not isinstance(value, str):

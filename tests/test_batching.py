@@ -187,5 +187,15 @@ def test_the_texts_of_a_pair_are_augmented_apart_and_never_cut(tiny_tokenizer):
     assert set(row["token_type_ids"]) == {0, 1}
 
 
+def test_texts_without_labels_follow_the_copies(tiny_tokenizer):
+    more = TextRows(["so very good", "we have seen it"], tiny_tokenizer, 64, labels=[1, 1])
+    rows = TextRows(TEXTS, tiny_tokenizer, 64, labels=[1, 0, 1, 0], augment=Recorder(), copies=1, unlabelled=more)
+    assert len(rows) == 10 and rows.lengths.tolist()[8:] == more.lengths.tolist()
+    assert [rows[0, i]["gold"] for i in range(10)] == [1] * 4 + [0] * 6
+    assert [rows[0, 8 + i]["input_ids"] for i in range(2)] == more.ids
+    plain = TextRows(TEXTS, tiny_tokenizer, 64, labels=[1, 0, 1, 0], augment=Recorder(), copies=1)
+    assert [rows[2, i] for i in range(8)] == [plain[2, i] for i in range(8)]
+
+
 def test_copies_without_an_augmentation_are_none(tiny_tokenizer):
     assert len(TextRows(TEXTS, tiny_tokenizer, 32, copies=5)) == 4

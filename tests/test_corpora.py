@@ -236,6 +236,16 @@ def test_a_column_that_holds_no_texts_is_one_line(tmp_path):
         read(tmp_path / "a.parquet")
 
 
+def test_a_table_that_is_named_gives_its_texts_and_a_folder_reads_none(tmp_path):
+    quoted = write(tmp_path / "a.csv", f'label,review\n1,"{ONE}\n{TWO}"\n0,\n')
+    assert read(quoted) == [ONE, TWO]
+    assert read(write(tmp_path / "a.tsv", f'sentence\tlabel\n"{ONE}\t1\n')) == [f'"{ONE}']  # a quote is literal
+    with pytest.raises(ValueError, match=r"b\.csv has no column text or .*; its columns are opinion, label\. Rename"):
+        read(write(tmp_path / "b.csv", f"opinion,label\n{ONE},1\n"))
+    write(tmp_path / "c.txt", TWO)
+    assert read(tmp_path) == [TWO]
+
+
 # Test texts in a corpus -----------------------------------------------------------------------------------------------
 
 

@@ -126,6 +126,32 @@ def test_a_term_of_weight_zero_is_switched_off(stages, columns, tmp_path):
     assert "features" not in logged and "logits" in logged
 
 
+def test_unlabelled_texts_are_learned_from_the_teacher_without_those_of_validation_and_test(stages, columns, tmp_path):
+    held_out = load(columns["data"], text_column="opinion", label_column="verdict").splits
+    others = load("demo").splits["test"].texts[:20]
+    path = tmp_path / "more.txt"
+    path.write_text("\n".join((*held_out["validation"].texts, *others, *held_out["test"].texts)), encoding="utf-8")
+    asked = {"teacher": stages["folders"]["teacher"], "unlabelled": str(path), "copies": 0, "epochs": 1} | columns
+    before = spiketext.distill(**asked | {"unlabelled": ""}, out=str(tmp_path / "without"), **COMMON)
+    after = spiketext.distill(**asked, out=str(tmp_path / "with"), **COMMON)
+    assert (before["unlabelled_texts"], after["unlabelled_texts"]) == (0, len(others))
+    rows = len(held_out["train"].texts)
+    assert (before["planned_steps"], after["planned_steps"]) == (-(-rows // 16), -(-(rows + len(others)) // 16))
+    history = json.loads((tmp_path / "with/history.json").read_text())
+    labels = [entry["labels"] for entry in history if "labels" in entry]
+    assert labels and all(0 < label < 2 for label in labels), "a mean over the texts that have a label"
+    with pytest.raises(ValueError, match="keeps its head, got 'head-tail'"):
+        spiketext.distill(**asked, truncation="head-tail", out=str(tmp_path / "tails"), **COMMON)
+    pairs = tmp_path / "pairs.csv"
+    texts = load("demo").splits["train"].texts[:60]
+    pairs.write_text("text,text_b,label\n" + "".join(f'"{t[:9]}","{i}",{i % 2}\n' for i, t in enumerate(texts)))
+    columns = {"data": str(pairs), "text_column": "text", "pair_column": "text_b", "label_column": "label"}
+    teacher = str(tmp_path / "teacher")
+    spiketext.teacher(model=stages["folders"]["teacher"], out=teacher, epochs=1, **columns, **COMMON)
+    with pytest.raises(ValueError, match="expected a set of single texts, pairs has pairs; leave it out"):
+        spiketext.distill(**asked | columns | {"teacher": teacher}, out=str(tmp_path / "pairs"), **COMMON)
+
+
 def test_accumulated_gradients_follow_the_same_curve(tiny_teacher, columns, tmp_path):
     def losses(micro: int) -> list[float]:
         out = tmp_path / f"micro{micro}"
