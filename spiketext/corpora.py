@@ -69,8 +69,8 @@ def sentences(
     """Sentences of `least_words` words or more of every file of the corpus, in the order of the paths.
 
     corpus: files, folders and `hub:OWNER/NAME[/FILES][:COLUMN]`, separated by commas; of a CSV or TSV that is named
-    its column of texts (`tables.read_texts`). A line ends a sentence; headings
-    of WikiText (`= x =`) and document tags are left out. Of an archive the members that have the name of a text file.
+    its column of texts (`tables.read_texts`), of an archive the members that have the name of a text file. A line ends
+    a sentence; headings of WikiText (`= x =`) and document tags are left out.
     size: join neighbouring sentences of a line while they have at most so many words and Han characters together.
     without: leave out the lines and sentences that are or hold one of these texts.
     encoding: of all files; a line of "utf-8" that is none is Latin-1 if each of its accents stands alone.
