@@ -74,15 +74,15 @@ class TextRows(Rows):
         self.augment, self.copies, self.seed = augment, copies if augment else 0, seed
         self.ids, self.segments, self.truncated = self._encode(self.texts, self.pairs)
         self.lengths = np.tile([len(ids) for ids in self.ids], 1 + self.copies)
-        self.labelled, self.unlabelled = len(self.lengths), unlabelled
+        self.unlabelled = unlabelled
         if unlabelled is not None:
             self.lengths = np.concatenate([self.lengths, unlabelled.lengths])
 
     def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
         epoch, row = index
-        if row >= self.labelled:
+        if (beyond := row - len(self.texts) * (1 + self.copies)) >= 0:
             assert self.unlabelled is not None
-            return self.unlabelled[epoch, row - self.labelled] | {"gold": 0}
+            return self.unlabelled[epoch, beyond] | {"gold": 0}
         source = row % len(self.texts)
         ids, segments = self.ids[source], self.segments[source]
         if row >= len(self.texts):

@@ -24,7 +24,7 @@ from spiketext.hubsets import HUB, listed, not_reached
 from spiketext.tables import read_texts
 
 SUFFIXES = (".txt", ".gz", ".tgz", ".tar", ".jsonl", ".parquet")
-TABLES = (".csv", ".tsv")  # named themselves: a folder's are not read
+_TABLES = (".csv", ".tsv")  # named themselves: a folder's are not read
 _TARS = (".tar.gz", ".tgz", ".tar")
 _LONGEST_LINE = 2**20  # bytes; a longer line is read in pieces
 _TWO_HIGH = re.compile(rb"[\x80-\xff]{2}")  # as in UTF-8, GB18030 and Big5; an accent of Latin-1 stands alone
@@ -165,7 +165,7 @@ def _missing(repository: str, error: Exception) -> FileNotFoundError:
 
 def _lines(source: Source, encoding: str) -> Iterator[str]:
     path = source.path()
-    if path.suffix in TABLES:
+    if path.suffix in _TABLES:
         for text in read_texts(path, encoding):
             yield from text.splitlines()
         return
