@@ -303,6 +303,7 @@ class TestTexts:
     (do n't, -lrb-) hide nothing; a Chinese character is a word. A text of `least_words` words or more is found wherever
     it stands in a line; a shorter one, which anybody may write within another, as a whole line or sentence only. One of
     fewer than three words ("No more.") stands in every book by chance: it is counted as too short and not looked for.
+    As a corpus is read by lines, a text of several is found by any of its lines.
     """
 
     __test__ = False  # no test of ours, whatever its name
@@ -311,8 +312,10 @@ class TestTexts:
         tests = [text_set.splits[split] for text_set in text_sets for split in splits]
         texts = [text for test in tests for text in (*test.texts, *(test.pairs or ()))]
         every = {key: text for text in texts if (key := " ".join(_words(text)))}
-        self.texts = {key: text for key, text in every.items() if key.count(" ") >= 2}
-        self.too_short = len(every) - len(self.texts)
+        lines = {" ".join(_words(line)): text for text in every.values() for line in text.splitlines()}
+        self.texts = {key: text for key, text in (lines | every).items() if key.count(" ") >= 2}
+        self.number = len(every)
+        self.too_short = len(every) - len(set(self.texts.values()))
         self.least_words = least_words
         self.by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         for words in (tuple(key.split()) for key in self.texts):
@@ -351,12 +354,12 @@ def overlap(corpus: str, text_set: TextSet, encoding: str = "utf-8") -> dict[str
     for source in files(corpus):
         for line in _lines(source, encoding):
             lines += 1
-            found |= texts.within(_parts(line))[0]
+            found |= {texts.texts[key] for key in texts.within(_parts(line))[0]}
     if not lines:
         raise ValueError(f"corpus {corpus}: there is no line in it; expected plain text")
-    return {"corpus": corpus, "lines": lines, "test_texts": len(texts.texts) + texts.too_short,
+    return {"corpus": corpus, "lines": lines, "test_texts": texts.number,
             "too_short": texts.too_short, "test_texts_found": len(found),
-            "first": texts.texts[max(found, key=len)] if found else None}  # fmt: skip
+            "first": max(found, key=len, default=None)}  # fmt: skip
 
 
 def _words(text: str) -> list[str]:

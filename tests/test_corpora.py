@@ -312,6 +312,16 @@ def test_the_first_text_found_is_shown(tmp_path):
     assert found(tmp_path, LONG, LONG)["first"] == LONG
 
 
+def test_a_text_of_several_lines_is_found_by_each_of_them(tmp_path):
+    known = text_set(f"So it was.\n{LONG}", "So it was.", "No.\nMore.")
+    corpus = write(tmp_path / "corpus.txt", f"{ONE}\nSo it was.\nThey said {LONG}.\n{TWO}\n")
+    result = overlap(str(corpus), known)
+    assert (result["test_texts"], result["too_short"], result["test_texts_found"]) == (3, 1, 2)
+    assert list(sentences(str(corpus), without=TestTexts([known]))) == [ONE, TWO]
+    table = write(tmp_path / "table.csv", f'text\n"So it was.\n{LONG}"\n{ONE}\n')
+    assert list(sentences(str(table), without=TestTexts([known]))) == [ONE]
+
+
 @pytest.mark.parametrize(
     ("corpus", "test", "times"),
     [
