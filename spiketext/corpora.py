@@ -340,9 +340,9 @@ class TestTexts:
 
 
 def left_out(names: str, data_dir: str | None) -> TestTexts | None:
-    """The test texts of sets, names separated by commas; None without a name. Raises as `data.load`."""
+    """The test and validation texts of sets, names separated by commas; None without a name. Raises as `data.load`."""
     sets = [load(name.strip(), data_dir) for name in names.split(",") if name.strip()]
-    return TestTexts(sets) if sets else None
+    return TestTexts(sets, splits=("validation", "test")) if sets else None
 
 
 def overlap(corpus: str, text_set: TextSet, encoding: str = "utf-8") -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import missing
 
-from spiketext.corpora import TestTexts, files, overlap, sentences
-from spiketext.data import Split, TextSet
+from spiketext.corpora import TestTexts, files, left_out, overlap, sentences
+from spiketext.data import Split, TextSet, load
 from spiketext.options import MlmOptions
 from spiketext.passages import passages
 from spiketext.runs import Run
@@ -302,6 +302,16 @@ def test_test_texts_are_left_out_and_nothing_else(tmp_path):
     assert overlap(str(corpus), known)["test_texts_found"] == 2 and overlap(cleaned, known)["test_texts_found"] == 0
     joined = list(sentences(str(corpus), size=20, without=TestTexts([known])))
     assert "So it was with us. Then we left the house." in joined and not any("good film" in text for text in joined)
+
+
+def test_of_a_set_that_is_its_own_corpus_the_training_texts_are_read(tmp_path):
+    numbers = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    rows = (f'"Room {one} {two} was {how}.\nWe came from {two} {one}, and it was {how}.",{how}\n' for one in numbers
+            for two in numbers for how in ("cold", "warm"))  # fmt: skip
+    table = str(write(tmp_path / "rooms.csv", "text,label\n" + "".join(rows)))
+    training = load(table).splits["train"].texts
+    read_ones = list(sentences(table, without=left_out(table, None)))
+    assert len(training) < 200 and sorted(read_ones) == sorted("\n".join(training).splitlines())
 
 
 def test_a_text_that_occurs_twice_is_counted_once(tmp_path):
