@@ -210,7 +210,7 @@ class UnlabelledOptions(_Checked):
 
     corpus: str = _option("", "files and folders of text, separated by commas; .gz and .tar.gz too")
     corpus_encoding: str = _option("utf-8", "encoding of the corpus")
-    leave_out: str = _option("", "sets, separated by commas, whose test and validation texts are left out of the corpus")
+    leave_out: str = _option("", "sets, separated by commas, whose test and validation texts are not read")
     data_dir: str | None = _option(None, "folder of the built-in sets among them; default: SPIKETEXT_DATA")
 
 
