@@ -8,8 +8,7 @@
     points                   a CSV of published points for the picture of accuracy against energy
     cost_s                   of an experiment without rows: seconds
     [scales.S]               what another size S changes: cost (a factor), options by kind of row and, in a table rows,
-                             by name, there also what it starts from; without: the rows that it does not have; S+R
-                             changes what S does, then what R does
+                             by name; without: the rows that it does not have; S+R changes what S does, then what R does
     [[rows]]                 row (its name), kind, run (folder), options; paper and cost_s (seconds for each seed)
       from                   the row to start from, to read or to attack: its run, or EXPERIMENT:RUN; a row of kind
                              evaluate with a run stands for the one that it reads
@@ -23,7 +22,7 @@
                              same grid goes on from the row at the same value
 
 An experiment without rows trains on unlabelled text: [pretrain] holds the options of stage 1, whose teacher `encoder`
-may name; [mlm] those of an encoder, which goes on from `encoder`; [vectors] those of word vectors.
+may name; [mlm] those of an encoder, [vectors] those of word vectors.
 
 A row of kind attack names the substitutes of its recipe, "pwws[enwiki-sgns, minilm]", and others are refused; `split`
 is the experiment's, seeds are those of the victim and of the texts drawn.
@@ -130,10 +129,7 @@ def _rescale(spec: dict[str, Any], at: str, path: Path) -> None:
     spec["rows"] = [row for row in spec.get("rows", []) if row["row"] not in without]
     spec["cost_s"] = changes.get("cost_s", _times(spec.get("cost_s"), changes.get("cost", 1)))
     for row in spec["rows"]:
-        mine = named.get(row["row"], {})
-        row |= {key: value for key, value in mine.items() if key in _STARTS}
-        own = {key: value for key, value in mine.items() if key not in _STARTS}
-        row["options"] = row.get("options", {}) | changes.get(row["kind"], {}) | own
+        row["options"] = row.get("options", {}) | changes.get(row["kind"], {}) | named.get(row["row"], {})
         row["cost_s"] = _times(row.get("cost_s"), changes.get("cost", 1))
     for stage in UNLABELLED.keys() & spec.keys():
         spec[stage] |= changes.get(stage, {})

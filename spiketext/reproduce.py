@@ -59,8 +59,7 @@ STAGES: dict[str, Callable] = {
     "mlm": maskedlm.mlm,
     "vectors": skipgram.vectors,
 }
-# the option that `encoder` stands for where it is not the model
-_READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm", "pretrain": "teacher"}
+_READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm"}  # what `encoder` of a row is; of the others the model
 Say = Callable[[str], None]
 
 
@@ -265,14 +264,13 @@ def _train_only(folder: Path, data_dir: str | None, *task: Any) -> None:
 def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | None = None) -> str:
     """The folder of a network trained on unlabelled text: experiments/NAME.toml -> runs/NAME, or runs/NAME-SCALE.
 
-    It is made first where it is not there, after the encoder that is its teacher or its start.
+    It is made first where it is not there, after the encoder that is its teacher.
     """
     spec = unlabelled_of(folder, reference, scale)
     [stage] = UNLABELLED.keys() & spec.keys()
     asked = {"data_dir": data_dir, **spec[stage]}
-    reads = _READS_ENCODER.get(stage, "model")
-    if "encoder" in spec and reads not in asked:
-        asked[reads] = unlabelled(folder, spec["encoder"], data_dir, spec["at"])
+    if "encoder" in spec and "teacher" not in asked:
+        asked["teacher"] = unlabelled(folder, spec["encoder"], data_dir, spec["at"])
     asked |= _below(data_dir, asked, "corpus", "vocab")
     out = f"runs/{spec['name']}-{spec['at']}" if spec["at"] else f"runs/{spec['name']}"
     with alone(out):

@@ -48,7 +48,7 @@ def test_the_rows_that_rows_start_from_exist(name, scale):
                 name = experiments.of_set(row.get(key), data)
                 if name is not None and (key == "student" or READS[row["kind"]] not in row.get("options", {})):
                     assert stages & set(experiments.unlabelled_of(FOLDER, name, scale))
-    if "encoder" in spec and "teacher" not in spec.get("pretrain", {}):
+    if "encoder" in spec and "teacher" not in spec["pretrain"]:
         assert "mlm" in experiments.read(FOLDER, spec["encoder"], scale)
 
 
@@ -133,15 +133,15 @@ def test_scales_come_on_top_of_each_other(tmp_path):
 
 def test_what_a_scale_says_of_a_row_wins_over_what_it_says_of_its_kind(tmp_path):
     head = 'title="x"\nscale="full"\ndata="demo"\nseeds=[0]\n'
-    small = '[scales.small.distill]\nepochs=1\ncopies=3\n[scales.small.rows."plain"]\nepochs=4\ncopies=0\nstudent="s"\n'
+    small = '[scales.small.distill]\nepochs=1\ncopies=3\n[scales.small.rows."plain"]\nepochs=4\ncopies=0\n'
     rows = "".join(f'[[rows]]\nrow="{name}"\nkind="distill"\noptions.epochs=2\n' for name in ("whole", "plain"))
     (tmp_path / "x.toml").write_text(head + small + rows)
 
-    def asked(scale: str | None) -> list[tuple[dict, str | None]]:
-        return [(row["options"], row.get("student")) for row in experiments.read(tmp_path, "x", scale)["rows"]]
+    def asked(scale: str | None) -> list[dict]:
+        return [row["options"] for row in experiments.read(tmp_path, "x", scale)["rows"]]
 
-    assert asked(None) == [({"epochs": 2}, None), ({"epochs": 2}, None)]
-    assert asked("small") == [({"epochs": 1, "copies": 3}, None), ({"epochs": 4, "copies": 0}, "s")]
+    assert asked(None) == [{"epochs": 2}, {"epochs": 2}]
+    assert asked("small") == [{"epochs": 1, "copies": 3}, {"epochs": 4, "copies": 0}]
     (tmp_path / "x.toml").write_text(head + small.replace("plain", "plane") + rows)
     with pytest.raises(ValueError, match="unknown key 'plane' for rows of scale small; expected some of plain, whole"):
         experiments.read(tmp_path, "x", "small")
@@ -347,8 +347,7 @@ def test_a_language_without_a_teacher_gets_its_encoder_first(tmp_path, monkeypat
     unlabelled = f'corpus = "texts.txt"\ntokens = 900\nbatch_size = 32\nevals_per_epoch = 1\n{small}'
     row = '[[rows]]\nrow = "{0}"\nkind = "{0}"\nrun = "{0}"\n{1}\n[rows.options]\n' + small
     files = {
-        "first": f'encoder = "adapted"\n[pretrain]\n{unlabelled}',
-        "adapted": f'encoder = "encoder"\n[mlm]\n{unlabelled}',
+        "first": f'encoder = "encoder"\n[pretrain]\n{unlabelled}',
         "encoder": f'[mlm]\nvocab = "vocab.txt"\nlayers = 1\nwidth = 32\n{unlabelled}',
         "tiny": 'data = "own.tsv"\nseeds = [0]\n' + row.format("teacher", 'encoder = "encoder"')
         + row.format("train", 'encoder = { "own.tsv" = "encoder" }') + "layers = 1\n"
@@ -361,11 +360,8 @@ def test_a_language_without_a_teacher_gets_its_encoder_first(tmp_path, monkeypat
     assert all(cell["status"] == "done" for cell in done["cells"])
     told = {
         name: json.loads(Path(f"runs/{name}/result.json").read_text())
-        for name in ("encoder", "adapted", "first", "tiny/distill-0")
+        for name in ("encoder", "first", "tiny/distill-0")
     }
-    assert json.loads(Path("runs/adapted/run.json").read_text())["model"] == "runs/encoder"
-    assert (told["encoder"]["new_head"], told["adapted"]["new_head"]) == (True, False)
-    assert json.loads(Path("runs/first/run.json").read_text())["teacher"] == "runs/adapted"
     assert told["first"]["initialised_tensors"] == 5 + 4
     assert told["tiny/distill-0"]["part_of_speech"] and told["tiny/distill-0"]["stage1"] == "runs/first"
     sizes = {json.loads(path.read_text())["vocab_size"] for path in Path("runs").rglob("config.json")}
