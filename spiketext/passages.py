@@ -138,8 +138,8 @@ def passages(
 ) -> Passages:
     """The passages of a run: `draw`n from options.corpus the first time, as they were when the run is resumed.
 
-    Up to 500 of them, a twentieth at most, are held out for validation. Raises as `sentences` and, for the sets whose
-    test texts are left out, as `data.load`; ValueError for a corpus of fewer than two passages or tails of them.
+    Up to 500 of them, a twentieth at most, are held out for validation. Raises as `sentences` and, for the sets that
+    are left out, as `data.load`; ValueError for a corpus of fewer than two passages or tails of them.
     """
     file = _drawn(run, "corpus", options, lambda: draw(
         options.corpus, tokenizer, options.tokens, options.max_length, size, options.quiet or not is_first(), pairs,
