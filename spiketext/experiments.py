@@ -33,7 +33,9 @@ In `paper`, `cost_s`, `from`, `student`, `encoder` and every option a table stan
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
@@ -221,10 +223,12 @@ def unlabelled_of(folder: Path, reference: str, scale: str | None) -> dict[str, 
     return read(folder, name, "+".join(dict.fromkeys(both.split("+"))) or None)
 
 
-def _of_unlabelled(folder: Path, reference: str, scale: str | None) -> dict[str, Any]:
-    """What the training of `unlabelled_of` was asked."""
-    spec = unlabelled_of(folder, reference, scale)
-    return next(spec[stage] for stage in UNLABELLED if stage in spec)
+def asked_unlabelled(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """What decides the weights of an experiment without rows: its options, and under "encoder" those of its encoder."""
+    asked = next(spec[stage] for stage in UNLABELLED if stage in spec)
+    if "encoder" not in spec:
+        return asked
+    return asked | {"encoder": asked_unlabelled(folder, unlabelled_of(folder, spec["encoder"], spec["at"]))}
 
 
 def against(spec: dict[str, Any]) -> str | None:
@@ -241,10 +245,27 @@ def asked_of(spec: dict[str, Any], row: dict[str, Any], data: str) -> dict[str, 
     return {"kind": row["kind"], **own, "options": options}
 
 
-def outdated(cell: dict[str, Any], spec: dict[str, Any], row: dict[str, Any], data: str) -> bool:
-    """Whether a cell does not answer what its row asks today; of one without `asked` only the split is known."""
+def rests_on(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -> str | None:
+    """A digest of what the rows and networks that a row starts from or reads ask for, with theirs; None without any."""
+    below = _below(folder, spec, row, data)
+    return hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()[:12] if below else None
+
+
+def _below(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -> list[Any]:
+    rows = [source_of(folder, spec, row, data)] if "from" in row else []
+    rows += [teacher_of(folder, spec, row, data)] if row["kind"] == "distill" else []
+    found: list[Any] = [[asked_of(there, other, data), _below(folder, there, other, data)] for there, other in rows]
+    named = [of_set(row.get(key), data) for key in ("student", "encoder", "vectors")]
+    networks = [unlabelled_of(folder, reference, spec["at"]) for reference in named if reference]
+    return found + [asked_unlabelled(folder, network) for network in networks]
+
+
+def outdated(folder: Path, cell: dict[str, Any], spec: dict[str, Any], row: dict[str, Any], data: str) -> bool:
+    """Whether a cell does not answer what its row, or what that rests on, asks today; what it does not say is so."""
     asked = asked_of(spec, row, data)
-    return cell["split"] != spec.get("split", "test") or cell.get("asked", asked) != asked
+    if cell["split"] != spec.get("split", "test") or cell.get("asked", asked) != asked:
+        return True
+    return "rests_on" in cell and cell["rests_on"] != rests_on(folder, spec, row, data)
 
 
 def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
@@ -252,7 +273,9 @@ def is_spiking(folder: Path, spec: dict[str, Any], row: dict[str, Any]) -> bool:
     if row["kind"] in READING:
         return is_spiking(folder, *source_of(folder, spec, row, sets_of(spec)[0]))
     student = of_set(row.get("student"), sets_of(spec)[0])
-    asked = _of_unlabelled(folder, student, spec["at"]) if student else row.get("options", {})
+    asked = row.get("options", {})
+    if student:
+        asked = asked_unlabelled(folder, unlabelled_of(folder, student, spec["at"]))
     dense = asked.get("model") in _DENSE or asked.get("preset") == "dense"
     return row["kind"] not in ("tfidf", "teacher") and not dense
 
@@ -267,7 +290,7 @@ def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[
     found = []
     for data, row in itertools.product(sets_of(spec), spec["rows"]):
         cell = done.get((row["row"], data))
-        if cell is None or outdated(cell, spec, row, data):
+        if cell is None or outdated(folder, cell, spec, row, data):
             cell = {"seeds": [], "status": "empty"}
         left = [seed for seed in wanted if seed not in cell["seeds"]]
         state = cell["status"] if not left else "empty" if not cell["seeds"] else "begun"
@@ -282,6 +305,13 @@ def _scales(folder: Path, name: str) -> list[str]:
     return alone + [scale for scale in saved if set(scale.split("+")) <= set(alone)]
 
 
+def _is_made(folder: Path, spec: dict[str, Any]) -> bool:
+    """Whether the network of an experiment without rows has a result of what it asks today; older ones do not say."""
+    asked = asked_unlabelled(folder, spec)
+    saved = results.load(folder, spec["name"], spec["at"])
+    return saved is not None and saved.get("asked", asked) == asked
+
+
 def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Every experiment, or these, at every scale: name, scale, title, state, estimated seconds to go and its cells.
 
@@ -293,7 +323,7 @@ def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
             spec = read(folder, name, scale)
             every = cells(folder, spec) if spec["rows"] else []
             whole, begun = sum(not cell["open"] for cell in every), any(cell["done"] for cell in every)
-            made = not spec["rows"] and results.load(folder, name, spec["at"]) is not None
+            made = not spec["rows"] and _is_made(folder, spec)
             left = sum(cell["cost_s"] for cell in every) + (0 if made else spec.get("cost_s") or 0)
             state = "made" if made else f"{whole}/{len(every)} cells" if begun else "not run"
             found.append({"name": name, "scale": scale, "title": spec["title"], "state": state, "cost_s": left,

@@ -1,7 +1,8 @@
 """Floor 6: the ledger of an experiment: which cells its result file has, and what is written into them.
 
 A result holds `machines`, each with the versions of its software; a cell says for every seed which of them filled it,
-and what its row asked for. A cell whose row asks for something else today is emptied, as is one of another data set.
+and what its row asked for. A cell is emptied when its row, or a row or network that it rests on, asks for something
+else today, and when the data set is another.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from spiketext import published, results, significance
 from spiketext.about import machine, versions
 from spiketext.data import TextSet
 from spiketext.datasets import BUILT_IN
-from spiketext.experiments import against, asked_of, is_spiking, of_set, outdated, sets_of
+from spiketext.experiments import against, asked_of, asked_unlabelled, is_spiking, of_set, outdated, rests_on, sets_of
 
 _METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
 
 
-def network(spec: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+def network(folder: Path, spec: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     """The result of an experiment that makes a network of unlabelled text."""
-    return _head(spec) | {"versions": versions(), "machine": machine(), "network": made}
+    here = {"asked": asked_unlabelled(folder, spec), "versions": versions(), "machine": machine()}
+    return _head(spec) | here | {"network": made}
 
 
 def plan(
@@ -45,8 +47,8 @@ def plan(
         for row in spec["rows"]:
             for metric in _metrics(folder, spec, row, main):
                 cell = done.get((row["row"], data, metric))
-                if cell is None or not _holds(cell, spec, row, data, text_hash):
-                    cell = _empty(spec, data, row, metric, main, text_hash)
+                if cell is None or not _holds(folder, cell, spec, row, data, text_hash):
+                    cell = _empty(folder, spec, data, row, metric, main, text_hash)
                 result["cells"].append(cell)
     held = {seed for cell in result["cells"] for seed in cell["seeds"]} | set(range(seeds or 0))
     if not held <= set(spec["seeds"]):
@@ -54,9 +56,10 @@ def plan(
     return result
 
 
-def _holds(cell: dict[str, Any], spec: dict, row: dict, data: str, text_hash: str | None) -> bool:
+def _holds(folder: Path, cell: dict[str, Any], spec: dict, row: dict, data: str, text_hash: str | None) -> bool:
     """Whether a cell has values, of these texts where they are known, for what its row asks today."""
-    return bool(cell["values"]) and text_hash in (None, cell["data_hash"]) and not outdated(cell, spec, row, data)
+    same_texts = text_hash in (None, cell["data_hash"])
+    return bool(cell["values"]) and same_texts and not outdated(folder, cell, spec, row, data)
 
 
 def _head(spec: dict) -> dict[str, Any]:
@@ -77,12 +80,16 @@ def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
     return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
 
 
-def _empty(spec: dict, data: str, row: dict, metric: str, main: str, data_hash: str | None) -> dict[str, Any]:
+def _empty(
+    folder: Path, spec: dict, data: str, row: dict, metric: str, main: str, data_hash: str | None
+) -> dict[str, Any]:
     paper = of_set(row.get("paper"), data) if metric == main else None
     cell = {"row": row["row"], "column": data, "metric": metric, "unit": results.UNITS.get(metric, "%"), "values": [],
             "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
             "asked": asked_of(spec, row, data), "wall_s": [], "test_reads": 0, "status": "empty",
             "cost_s": of_set(row.get("cost_s"), data), "paper": paper}  # fmt: skip
+    below = rests_on(folder, spec, row, data)
+    cell |= {"rests_on": below} if below else {}
     return cell | ({"at": row["at"], "curve": row["curve"]} if "at" in row else {})
 
 

@@ -94,7 +94,7 @@ def reproduce(
         out = unlabelled(folder, name, data_dir, scale)
         made = read_json(Path(out) / "result.json")
         epochs = read_json(Path(out) / "run.json")["epochs"]
-        results.save(folder, ledger.network(spec, made | {"epochs": epochs}), spec["at"])
+        results.save(folder, ledger.network(folder, spec, made | {"epochs": epochs}), spec["at"])
         shown = [{"": key, " ": value} for key, value in made.items() if isinstance(value, (int, float, str))]
         return {"json": made | {"out": out}, "table": f"{columns(shown)}\nsaved in {out}"}
     unknown = sorted(set(only) - set(sets_of(spec)))
@@ -187,8 +187,10 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int, dat
     for cell in (saved or {"cells": []})["cells"]:
         where = (cell["row"], cell["column"], cell["split"], cell["data_hash"])
         same = where == (other["row"], data, spec.get("split", "test"), data_hash)
-        place = cell["seeds"].index(seed) if seed in cell["seeds"] else None
-        if same and place is not None and cell["values"][place] is not None and not outdated(cell, there, other, data):
+        place = cell["seeds"].index(seed) if same and seed in cell["seeds"] else None
+        if place is None or outdated(folder, cell, there, other, data):
+            continue
+        if cell["values"][place] is not None:
             known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
             known |= {"wall_s": cell["wall_s"][place], "gpu": dict(enumerate(cell.get("gpus", []))).get(place)}
             if packed := significance.seeds_answered(cell).get(seed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ _WHOLE = "complete"  # the file that says that a checkpoint was written to its e
 _DATA = "data.json"  # the hash of the texts that a run began with
 _CACHES = ("corpus/*", ".corpus-*/*", "*.answers")  # under CHECKPOINTS: what a training reads, nothing that it learned
 _UNESSENTIAL = ("quiet", "data_dir", "threads")  # do not change the result on one machine
+_MODELS = ("model", "start", "teacher", "student")  # options that may name a folder of weights
+_WEIGHTS = "weights"  # in run.json: digests of the weights in those folders
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -46,7 +49,7 @@ class Run:
 
     options is a dataclass of `spiketext.options`. Of several processes only the first writes and removes. A run that
     learned nothing yet makes way for another one, with what it had prepared. What a kill left of a complete one goes.
-    Raises ValueError when the folder holds another run, or files that are not a run.
+    Raises ValueError when the folder holds another run, one that began with other weights, or files that are not a run.
     """
 
     def __init__(self, command: str, options: Any):
@@ -63,17 +66,24 @@ class Run:
         if not config.exists() and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise ValueError(f"--out {self.out}: exists and is not a run of spiketext; choose a new folder")
         before = read_json(config) or {}
+        weights, began_with = _weights_below(self.asked), before.pop(_WEIGHTS, {})
         then = {name: before.get(name, self.defaults.get(name)) for name in {*before, *self.asked}}  # younger options
         others = sorted(name for name in set(then) - set(_UNESSENTIAL) if then[name] != self.asked.get(name))
         if not self._has_begun():
             if others and before:
                 shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
             (self.out / _DATA).unlink(missing_ok=True)
-            write_whole(config, json.dumps(self.asked, indent=2))
+            write_whole(config, json.dumps(self.asked | ({_WEIGHTS: weights} if weights else {}), indent=2))
         elif others:
             raise ValueError(
                 f"--out {self.out}: holds a run with {others[0]} = {then[others[0]]!r}, asked is "
                 f"{self.asked.get(others[0])!r}; choose another folder, or repeat the first command to resume"
+            )
+        elif changed := [name for name in weights if weights[name] != began_with.get(name, weights[name])]:
+            name = changed[0]
+            raise ValueError(
+                f"--out {self.out}: holds a run that began with other weights of {name} {self.asked[name]}, digest "
+                f"{began_with[name]}, now {weights[name]}; choose another folder, or remove this one to run it again"
             )
         for unfinished in self.out.glob(".saving-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -126,6 +136,17 @@ class Run:
         write_whole(self.out / "result.json", json.dumps(result, indent=2))
         shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
         return result
+
+
+def _weights_below(asked: dict[str, Any]) -> dict[str, str]:
+    """Digests of the weights in the folders that options name; of a model of the Hub or a package there is none."""
+    digests = {}
+    for name in _MODELS:
+        file = Path(asked.get(name) or "") / "model.safetensors"
+        if asked.get(name) and file.is_file():
+            with file.open("rb") as stream:
+                digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    return digests
 
 
 def mark_whole(checkpoint: Path, keep: set[str]) -> None:

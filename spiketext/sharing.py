@@ -25,7 +25,7 @@ KEPT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "to
         "added_tokens.json", "vocab*", "merges.txt", "spiketext.json")  # fmt: skip
 _SPIKING = ("design", "time_steps", "code", "levels", "signed", "beta", "threshold", "attention_threshold", "reset")
 _READ = ("data", "data_hash", "time_steps", "precision", "confidence")  # readings that differ here are apart
-_PRIVATE = ("out", "data", "data_dir", "corpus", "threads", "quiet")  # of a command: say nothing, or where files lie
+_PRIVATE = ("out", "data", "data_dir", "corpus", "threads", "quiet", "weights")  # say nothing, or where files lie
 
 _USE = """```python
 from transformers import pipeline

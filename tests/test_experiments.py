@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spiketext import experiments, reproduce, results
+from spiketext import experiments, ledger, reproduce, results
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -266,6 +266,45 @@ def test_a_row_that_asks_for_something_else_is_run_again(own, tiny_teacher, tmp_
     assert (
         again[0]["asked"]["options"]["width"] == 16 and again[0]["values"] != [] and Path("runs/e/direct-16-0").exists()
     )
+
+
+def test_a_cell_is_open_again_when_what_it_rests_on_asks_for_something_else(tmp_path):
+    head, row = 'title = "t"\nscale = "s"\n', '[[rows]]\nrow = "{0}"\nkind = "{0}"\nrun = "{0}"\n'
+    sets = 'data = "sst2"\nseeds = [0]\n'
+    files = {
+        "encoder": head + '[mlm]\nvocab = "v"\ncorpus = "c"\ntokens = 900\n',
+        "first": head + 'encoder = "encoder"\n[pretrain]\ncorpus = "c"\n',
+        "e": head + sets + row.format("tfidf") + row.format("teacher") + row.format("distill") + 'student = "first"\n',
+        "look": head + sets + '[[rows]]\nrow = "read"\nkind = "evaluate"\nfrom = "e:distill"\n',
+    }
+
+    def write(name: str, old: str = "", new: str = "") -> None:
+        (tmp_path / f"{name}.toml").write_text(files[name].replace(old, new) if old else files[name])
+
+    for name in files:
+        write(name)
+    for name in ("encoder", "first"):
+        made = {"tokens": 900, "wall_s": 1.0, "epochs": 1.0}
+        results.save(tmp_path, ledger.network(tmp_path, experiments.read(tmp_path, name), made))
+    for name in ("e", "look"):
+        result = ledger.plan(tmp_path, experiments.read(tmp_path, name), None, {}, None)
+        for cell in result["cells"]:
+            ledger.fill(result, cell, 0, {"accuracy": 80.0, "firing_rate": 9.0}, 1.0)
+        results.save(tmp_path, result)
+
+    def states() -> dict[str, list[str]]:
+        every = experiments.listing(tmp_path)
+        return {found["name"]: [cell["state"] for cell in found["cells"]] or [found["state"]] for found in every}
+
+    whole = {"encoder": ["made"], "first": ["made"], "e": ["done"] * 3, "look": ["done"]}
+    assert states() == whole
+    write("first", '"t"', '"another title"')
+    assert states() == whole  # no number hangs on it
+    write("encoder", "900", "901")
+    assert states() == {"encoder": ["not run"], "first": ["not run"], "e": ["done", "done", "empty"], "look": ["empty"]}
+    write("encoder")
+    write("e", 'kind = "teacher"', 'kind = "teacher"\noptions.epochs = 2')
+    assert states() == whole | {"e": ["done", "empty", "empty"], "look": ["empty"]}
 
 
 def test_models_trained_side_by_side_are_those_trained_one_after_the_other(own, tiny_teacher, tmp_path, monkeypatch):

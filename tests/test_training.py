@@ -409,6 +409,34 @@ def test_a_run_is_not_taken_for_one_on_texts_that_have_changed(stages, columns, 
                                   **COMMON)).reads("own", "another")  # fmt: skip
 
 
+def test_a_run_is_not_taken_for_one_from_weights_that_have_changed(tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"first")
+
+    def claim() -> None:
+        Run("teacher", TeacherOptions(model=str(model), data="demo", out=str(out)))
+
+    claim()
+    (model / "model.safetensors").write_bytes(b"second")
+    claim()  # it had not begun
+    (out / "result.json").write_text("{}")
+    claim()
+    (model / "model.safetensors").write_bytes(b"third")
+    with pytest.raises(ValueError, match=f"out: holds a run that began with other weights of model {model}, digest "):
+        claim()
+    (out / "result.json").unlink()  # half done
+    (out / "checkpoints/checkpoint-3").mkdir(parents=True)
+    (out / "checkpoints/checkpoint-3/complete").touch()
+    with pytest.raises(ValueError, match="choose another folder, or remove this one"):
+        claim()
+    (model / "model.safetensors").write_bytes(b"second")
+    claim()
+    (model / "model.safetensors").unlink()  # what it began with is gone
+    claim()
+    assert json.loads((out / "run.json").read_text())["weights"].keys() == {"model"}
+
+
 def test_a_model_that_saw_mr_learns_no_sst_and_the_reverse(stages, demo, tmp_path):
     seen = json.loads((Path(stages["folders"]["stage2"]) / "spiketext.json").read_text())["data_seen"]
     assert seen == ["own"]
