@@ -70,6 +70,7 @@ _STARTS = ("from", "teacher", "student", "encoder", "vectors")
 _ROW = {"row", "kind", "run", *_STARTS, "paper", "cost_s", "options", "grid"}
 UNLABELLED = {"pretrain": PretrainOptions, "mlm": MlmOptions, "vectors": VectorOptions}
 READING = ("evaluate", "energy", "attack")  # kinds of rows that train nothing
+_READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm"}  # what `encoder` of a row is; of the others the model
 _DENSE = ("textcnn", "tailored-textcnn")
 
 
@@ -223,10 +224,18 @@ def unlabelled_of(folder: Path, reference: str, scale: str | None) -> dict[str, 
     return read(folder, name, "+".join(dict.fromkeys(both.split("+"))) or None)
 
 
+def encoder_of(row: dict[str, Any], data: str) -> tuple[str, str] | None:
+    """The option that `encoder` of a row stands for and what makes it; None where the option is given or not read."""
+    option, asked = _READS_ENCODER.get(row["kind"], "model"), row.get("options", {})
+    encoder, given = of_set(row.get("encoder"), data), of_set(asked.get(option), data)
+    idle = row["kind"] == "attack" and not of_set(asked.get("recipe", ""), data).startswith("bert-attack")
+    return (option, encoder) if encoder and given is None and not idle else None
+
+
 def asked_unlabelled(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """What decides the weights of an experiment without rows: its options, and under "encoder" those of its encoder."""
+    """What decides the weights of an experiment without rows: its options; for "encoder" those of its teacher's."""
     asked = next(spec[stage] for stage in UNLABELLED if stage in spec)
-    if "encoder" not in spec:
+    if "encoder" not in spec or "teacher" in asked:
         return asked
     return asked | {"encoder": asked_unlabelled(folder, unlabelled_of(folder, spec["encoder"], spec["at"]))}
 
@@ -255,7 +264,7 @@ def _below(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -
     rows = [source_of(folder, spec, row, data)] if "from" in row else []
     rows += [teacher_of(folder, spec, row, data)] if row["kind"] == "distill" else []
     found: list[Any] = [[asked_of(there, other, data), _below(folder, there, other, data)] for there, other in rows]
-    named = [of_set(row.get(key), data) for key in ("student", "encoder", "vectors")]
+    named = [of_set(row.get("student"), data), (encoder_of(row, data) or (None, None))[1], row.get("vectors")]
     networks = [unlabelled_of(folder, reference, spec["at"]) for reference in named if reference]
     return found + [asked_unlabelled(folder, network) for network in networks]
 

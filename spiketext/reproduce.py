@@ -34,6 +34,7 @@ from spiketext.experiments import (
     KINDS,
     READING,
     UNLABELLED,
+    encoder_of,
     of_set,
     outdated,
     read,
@@ -59,7 +60,6 @@ STAGES: dict[str, Callable] = {
     "mlm": maskedlm.mlm,
     "vectors": skipgram.vectors,
 }
-_READS_ENCODER = {"train": "tokenizer", "attack": "masked_lm"}  # what `encoder` of a row is; of the others the model
 Say = Callable[[str], None]
 
 
@@ -223,10 +223,8 @@ def _train(
         student = of_set(row.get("student"), data)
         if student:
             asked["student"] = unlabelled(folder, student, data_dir, spec["at"])
-    encoder, reads = of_set(row.get("encoder"), data), _READS_ENCODER.get(row["kind"], "model")
-    idle = row["kind"] == "attack" and not asked.get("recipe", "").startswith("bert-attack")
-    if encoder and reads not in asked and not idle:
-        asked[reads] = unlabelled(folder, encoder, data_dir, spec["at"])
+    if encoder := encoder_of(row, data):
+        asked[encoder[0]] = unlabelled(folder, encoder[1], data_dir, spec["at"])
     if "vectors" in row:
         asked["vectors"] = unlabelled(folder, row["vectors"], data_dir, spec["at"])
     root = Path("runs") / (f"{spec['name']}-{spec['at']}" if spec["at"] else spec["name"])
@@ -244,8 +242,7 @@ def _trainings(folder: Path, spec: dict, cells: list[tuple[str, dict, int]]) -> 
         if row["kind"] == "tfidf":
             continue
         there, real = source_of(folder, spec, row, data) if row["kind"] in READING else (spec, row)
-        reads = _READS_ENCODER.get(real["kind"], "model")
-        first = None if reads in real.get("options", {}) else of_set(real.get("encoder"), data)
+        _, first = encoder_of(real, data) or (None, None)
         second = of_set(real.get("student"), data)
         networks |= {(network, there["at"]): None for network in (first, second) if network}
         found.append(((real["kind"] not in ("teacher", "train")) + bool(second), (spec, data, row, seed)))

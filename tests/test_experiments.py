@@ -14,7 +14,6 @@ FOLDER = Path(__file__).parent.parent / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 SCALES = {name: (None, *experiments.read(FOLDER, name).get("scales", {})) for name in NAMES}
 RESULTS = sorted((FOLDER / "results").glob("*.json"))
-READS = {"teacher": "model", "train": "tokenizer", "attack": "masked_lm"}  # which option an `encoder` stands for
 CELL = {"row", "column", "metric", "unit", "values", "seeds", "split", "data_hash", "config", "wall_s", "test_reads",
         "status", "paper"}  # fmt: skip
 
@@ -44,10 +43,13 @@ def test_the_rows_that_rows_start_from_exist(name, scale):
         for data in experiments.sets_of(spec):
             if row["kind"] == "distill":
                 assert experiments.teacher_of(FOLDER, spec, row, data)[1]["kind"] == "teacher"
-            for key, stages in (("student", {"pretrain", "mlm"}), ("encoder", {"mlm"})):
-                name = experiments.of_set(row.get(key), data)
-                if name is not None and (key == "student" or READS[row["kind"]] not in row.get("options", {})):
-                    assert stages & set(experiments.unlabelled_of(FOLDER, name, scale))
+            if student := experiments.of_set(row.get("student"), data):
+                assert {"pretrain", "mlm"} & set(experiments.unlabelled_of(FOLDER, student, scale))
+            if encoder := experiments.encoder_of(row, data):
+                assert "mlm" in experiments.unlabelled_of(FOLDER, encoder[1], scale)
+            alone = {"from", "student", "encoder", "vectors"}.isdisjoint(row) and row["kind"] != "distill"
+            below = experiments.rests_on(FOLDER, spec, row, data)
+            assert below is None or not alone
     if "encoder" in spec and "teacher" not in spec["pretrain"]:
         assert "mlm" in experiments.read(FOLDER, spec["encoder"], scale)
 
