@@ -292,8 +292,7 @@ def attack_picture(cells: list[dict], title: str, path: Path) -> bool:
 
 def mean_of(cell: dict[str, Any]) -> float:
     """The mean of a cell's seeds, diverged ones left out."""
-    values = [value for value in cell["values"] if value is not None]
-    return sum(values) / len(values)
+    return statistics.mean(value for value in cell["values"] if value is not None)
 
 
 def results_page(folder: Path) -> str:
