@@ -232,12 +232,18 @@ def encoder_of(row: dict[str, Any], data: str) -> tuple[str, str] | None:
     return (option, encoder) if encoder and given is None and not idle else None
 
 
+def stage_of(spec: dict[str, Any]) -> tuple[str, dict[str, Any], str | None]:
+    """Of an experiment without rows: the stage, its options, and the encoder that is its teacher if they name none."""
+    [stage] = UNLABELLED.keys() & spec.keys()
+    return stage, spec[stage], None if "teacher" in spec[stage] else spec.get("encoder")
+
+
 def asked_unlabelled(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """What decides the weights of an experiment without rows: its options; for "encoder" those of its teacher's."""
-    asked = next(spec[stage] for stage in UNLABELLED if stage in spec)
-    if "encoder" not in spec or "teacher" in asked:
+    """What decides the weights of an experiment without rows: its options, and under "encoder" those of its teacher."""
+    _, asked, encoder = stage_of(spec)
+    if encoder is None:
         return asked
-    return asked | {"encoder": asked_unlabelled(folder, unlabelled_of(folder, spec["encoder"], spec["at"]))}
+    return asked | {"encoder": asked_unlabelled(folder, unlabelled_of(folder, encoder, spec["at"]))}
 
 
 def against(spec: dict[str, Any]) -> str | None:
@@ -256,14 +262,16 @@ def asked_of(spec: dict[str, Any], row: dict[str, Any], data: str) -> dict[str, 
 
 def rests_on(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -> str | None:
     """A digest of what the rows and networks that a row starts from or reads ask for, with theirs; None without any."""
-    below = _below(folder, spec, row, data)
-    return hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()[:12] if below else None
+    recipes = _recipes_below(folder, spec, row, data)
+    return hashlib.sha256(json.dumps(recipes, sort_keys=True).encode()).hexdigest()[:12] if recipes else None
 
 
-def _below(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -> list[Any]:
+def _recipes_below(folder: Path, spec: dict[str, Any], row: dict[str, Any], data: str) -> list[Any]:
     rows = [source_of(folder, spec, row, data)] if "from" in row else []
     rows += [teacher_of(folder, spec, row, data)] if row["kind"] == "distill" else []
-    found: list[Any] = [[asked_of(there, other, data), _below(folder, there, other, data)] for there, other in rows]
+    found: list[Any] = [
+        [asked_of(there, other, data), _recipes_below(folder, there, other, data)] for there, other in rows
+    ]
     named = [of_set(row.get("student"), data), (encoder_of(row, data) or (None, None))[1], row.get("vectors")]
     networks = [unlabelled_of(folder, reference, spec["at"]) for reference in named if reference]
     return found + [asked_unlabelled(folder, network) for network in networks]

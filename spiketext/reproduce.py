@@ -40,6 +40,7 @@ from spiketext.experiments import (
     read,
     sets_of,
     source_of,
+    stage_of,
     teacher_of,
     unlabelled_of,
 )
@@ -266,10 +267,10 @@ def unlabelled(folder: Path, reference: str, data_dir: str | None, scale: str | 
     It is made first where it is not there, after the encoder that is its teacher.
     """
     spec = unlabelled_of(folder, reference, scale)
-    [stage] = UNLABELLED.keys() & spec.keys()
-    asked = {"data_dir": data_dir, **spec[stage]}
-    if "encoder" in spec and "teacher" not in asked:
-        asked["teacher"] = unlabelled(folder, spec["encoder"], data_dir, spec["at"])
+    stage, options, encoder = stage_of(spec)
+    asked = {"data_dir": data_dir, **options}
+    if encoder:
+        asked["teacher"] = unlabelled(folder, encoder, data_dir, spec["at"])
     asked |= _below(data_dir, asked, "corpus", "vocab")
     out = f"runs/{spec['name']}-{spec['at']}" if spec["at"] else f"runs/{spec['name']}"
     with alone(out):
