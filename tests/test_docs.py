@@ -53,20 +53,22 @@ def test_rows_of_readme_are_those_of_the_result_file():
     for name, *said in ([part.strip() for part in line] for line in _tables(README, "Results")[0][1:]):
         column = name.replace("-", "").lower()
         cells = [cell for cell in every if cell["column"] == column and cell["values"]]
-        tfidf, direct, student, teacher = (
+        tfidf, direct, student, longer, teacher = (
             next((cell for cell in cells if row in cell["row"] and cell["metric"] == "accuracy"), None)
-            for row in ("TF-IDF", "trained directly", "SpikeBERT (", "teacher")
+            for row in ("TF-IDF", "trained directly", "SpikeBERT (", "seven augmented texts", "teacher")
         )
-        gap = paired(student, teacher)
-        [rate] = [cell for cell in cells if (cell["row"], cell["metric"]) == (student["row"], "firing_rate")]
+        last = longer or student
+        gap = paired(last, teacher)
+        [rate] = [cell for cell in cells if (cell["row"], cell["metric"]) == (last["row"], "firing_rate")]
         interval = f"{gap['difference']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
-        assert said == [*map(_score, (tfidf, direct, student, teacher)), interval, _score(rate)], name
+        assert said == [*map(_score, (tfidf, direct, student, longer, teacher)), interval, _score(rate)], name
 
 
-def test_rows_of_one_gpu_are_those_of_the_result_file():
-    head, *rows = _tables(FOUND, "Students and their teacher")[0]
+@pytest.mark.parametrize(("heading", "scale"), [("Students and their teacher", None), ("On two cores", "laptop")])
+def test_rows_of_table_1_are_those_of_the_result_file(heading, scale):
+    head, *rows = _tables(FOUND, heading)[0]
     sets = [name.strip().replace("-", "").lower() for name in head[1:-1]]
-    cells = load_result(ROOT / "experiments", "spikebert-table1", None)["cells"]
+    cells = load_result(ROOT / "experiments", "spikebert-table1", scale)["cells"]
     done = _filled(cells)
     assert len(rows) == len({row for row, *_ in done})
     for row, *said in ([part.strip() for part in line] for line in rows):
@@ -92,6 +94,26 @@ def test_rows_of_snn_textcnn_are_those_of_the_result_files():
         assert said[:-1] == [_score(done.get((row, name, "accuracy"))) for name in sets], row
         rates = [mean_of(done[row, name, "firing_rate"]) for name in sets if (row, name, "firing_rate") in done]
         assert said[-1] == _span([round(rate) for rate in rates]), row
+
+
+CURVES = {
+    "trained at T": ("spikebert-figure3", "trained at T, without stage 1, time_steps"),
+    "trained with beta": ("spikebert-figure3", "trained with decay beta, without stage 1, beta"),
+    "trained at T = 4, read at T": ("spikebert-figure3", "trained at T = 4 and beta 0.9, read at T, time_steps"),
+    "blocks": ("spikebert-figure3-depth", "SpikeBERT without stage 1, layers"),
+}
+
+
+def test_curves_of_figure_3_are_those_of_the_result_files():
+    tables = _tables(FOUND, "Neurons, time steps and depth")
+    assert [table[0][0].strip() for table in tables] == list(CURVES)
+    for (head, *lines), (experiment, row) in zip(tables, CURVES.values(), strict=True):
+        done = _filled(load_result(ROOT / "experiments", experiment, None)["cells"])
+        for name, *said in ([part.strip() for part in line] for line in lines):
+            cells = [
+                done.get((f"{row} {value.strip()}", name.replace("-", "").lower(), "accuracy")) for value in head[1:]
+            ]
+            assert said == [f"{mean_of(cell):.1f}" if cell else "" for cell in cells], (row, name)
 
 
 def test_dense_rivals_are_those_of_the_result_file():
