@@ -51,8 +51,7 @@ def test_a_make_target_of_readme_exists(target):
 def test_rows_of_readme_are_those_of_the_result_file():
     every = load_result(ROOT / "experiments", "spikebert-table1", "laptop")["cells"]
     for name, *said in ([part.strip() for part in line] for line in _tables(README, "Results")[0][1:]):
-        column = name.replace("-", "").lower()
-        cells = [cell for cell in every if cell["column"] == column and cell["values"]]
+        cells = [cell for cell in every if cell["column"] == _column(name) and cell["values"]]
         tfidf, direct, student, longer, teacher = (
             next((cell for cell in cells if row in cell["row"] and cell["metric"] == "accuracy"), None)
             for row in ("TF-IDF", "trained directly", "SpikeBERT (", "seven augmented texts", "teacher")
@@ -67,7 +66,7 @@ def test_rows_of_readme_are_those_of_the_result_file():
 @pytest.mark.parametrize(("heading", "scale"), [("Students and their teacher", None), ("On two cores", "laptop")])
 def test_rows_of_table_1_are_those_of_the_result_file(heading, scale):
     head, *rows = _tables(FOUND, heading)[0]
-    sets = [name.strip().replace("-", "").lower() for name in head[1:-1]]
+    sets = [_column(name) for name in head[1:-1]]
     cells = load_result(ROOT / "experiments", "spikebert-table1", scale)["cells"]
     done = _filled(cells)
     assert len(rows) == len({row for row, *_ in done})
@@ -78,6 +77,11 @@ def test_rows_of_table_1_are_those_of_the_result_file(heading, scale):
         assert said == [*map(_score, found), _span([round(rate) for rate in rates])], row
 
 
+def _column(name: str) -> str:
+    """The data set that a page names: SST-2 is sst2."""
+    return name.strip().replace("-", "").lower()
+
+
 def _filled(cells: list[dict]) -> dict[tuple[str, str, str], dict]:
     """The cells that have a value, by row, data set and metric."""
     return {(cell["row"], cell["column"], cell["metric"]): cell for cell in cells if cell["values"]}
@@ -85,7 +89,7 @@ def _filled(cells: list[dict]) -> dict[tuple[str, str, str], dict]:
 
 def test_rows_of_snn_textcnn_are_those_of_the_result_files():
     head, *rows = _tables(FOUND, "SNN-TextCNN")[0]
-    sets = [name.strip().replace("-", "").lower() for name in head[1:-1]]
+    sets = [_column(name) for name in head[1:-1]]
     cells = [cell for name in ("textcnn-table1", "textcnn-table1-zh")
              for cell in load_result(ROOT / "experiments", name, None)["cells"] if cell["values"]]  # fmt: skip
     done = {(cell["row"], cell["column"], cell["metric"]): cell for cell in cells}
@@ -110,9 +114,7 @@ def test_curves_of_figure_3_are_those_of_the_result_files():
     for (head, *lines), (experiment, row) in zip(tables, CURVES.values(), strict=True):
         done = _filled(load_result(ROOT / "experiments", experiment, None)["cells"])
         for name, *said in ([part.strip() for part in line] for line in lines):
-            cells = [
-                done.get((f"{row} {value.strip()}", name.replace("-", "").lower(), "accuracy")) for value in head[1:]
-            ]
+            cells = [done.get((f"{row} {value.strip()}", _column(name), "accuracy")) for value in head[1:]]
             assert said == [f"{mean_of(cell):.1f}" if cell else "" for cell in cells], (row, name)
 
 
@@ -142,7 +144,7 @@ def test_glue_rows_are_those_of_the_result_files():
             "trained directly": "spiking, trained directly", "TF-IDF": "TF-IDF"}  # fmt: skip
     head, *lines = _tables(FOUND, "GLUE")[0]
     for name, *said in ([part.strip() for part in line] for line in lines):
-        cells = load_result(ROOT / "experiments", f"glue-{name.lower().replace('-', '')}", None)["cells"]
+        cells = load_result(ROOT / "experiments", f"glue-{_column(name)}", None)["cells"]
         main = [cell for cell in cells if cell["metric"] == cells[0]["metric"] and cell["values"]]
         for column, value in zip(head[1:], said, strict=True):
             assert value == "".join(_score(cell) for cell in main if cell["row"].startswith(rows[column.strip()])), name
