@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -28,8 +29,10 @@ class EarlyStop(EarlyStoppingCallback):
     """Early stopping that a resumed run remembers: stopped before it was killed, it takes no step more."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """The counter is the checkpoint's."""
+        """The counter is the checkpoint's, and so is the best step; where that lies is not: a run may have moved."""
         super().on_train_begin(args, state, control, **kwargs)
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 

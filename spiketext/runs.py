@@ -19,7 +19,7 @@ CHECKPOINTS = "checkpoints"
 _WHOLE = "complete"  # the file that says that a checkpoint was written to its end
 _DATA = "data.json"  # the hash of the texts that a run began with
 _CACHES = ("corpus/*", ".corpus-*/*", "*.answers")  # under CHECKPOINTS: what a training reads, nothing that it learned
-_UNESSENTIAL = ("quiet", "data_dir", "threads")  # do not change the result on one machine
+_UNESSENTIAL = ("out", "quiet", "data_dir", "threads")  # do not change the result on one machine: a folder may move
 _MODELS = ("model", "start", "teacher", "student")  # options that may name a folder of weights
 _WEIGHTS = "weights"  # in run.json: digests of the weights in those folders
 

@@ -293,7 +293,9 @@ def test_a_run_older_than_an_option_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("end", ["of the epochs", "of patience"])
-def test_a_run_killed_after_its_end_is_only_finished(end, tiny_teacher, columns, corpus, tmp_path, monkeypatch):
+def test_a_run_killed_after_its_end_and_moved_is_only_finished(
+    end, tiny_teacher, columns, corpus, tmp_path, monkeypatch
+):
     whole, out, told = tmp_path / "whole", tmp_path / "out", []
 
     def killed(self, save, result):
@@ -315,6 +317,7 @@ def test_a_run_killed_after_its_end_is_only_finished(end, tiny_teacher, columns,
         patch.setattr(Run, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             run()
+    out = out.rename(tmp_path / "moved")
     (told,), again = told, run()
     assert (told["steps"] < told["planned_steps"]) == (end == "of patience")
     assert {**told, "wall_s": 0} == {**again, "wall_s": 0}
