@@ -11,12 +11,12 @@ MARKERS = {"spiking": "o", "dense": "s", "published spiking": "^"}
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with equal keys as aligned text under a header: numbers with four figures, None as "-"."""
+    """Rows as aligned text under a header: numbers with four figures, None and what a row does not have as "-"."""
     if not rows:
         return ""
-    names = list(rows[0])
-    cells = [names, *([_shown(row[name]) for name in names] for row in rows)]
-    left = [all(isinstance(row[name], str) for row in rows) for name in names]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([_shown(row.get(name)) for name in names] for row in rows)]
+    left = [all(isinstance(row.get(name), str) for row in rows) for name in names]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     return "\n".join(
         "  ".join(

@@ -11,7 +11,7 @@ import pytest
 from spiketext import experiments, published, reproduce, results
 from spiketext.cli import main
 from spiketext.energy import reference
-from spiketext.significance import packed, paired
+from spiketext.significance import packed, packed_values, paired
 
 
 def cell(row: str, correct: list[np.ndarray], **changes) -> dict:
@@ -43,6 +43,19 @@ def test_rows_are_compared_on_the_command_line(answers, tmp_path, capsys):
         assert main([*call, "t:teacher", wrong]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_rows_of_accuracies_and_of_f1_stand_in_one_comparison(answers, tmp_path, capsys):
+    gold, rows = answers[0].astype(float), []
+    for name, right in (("student", answers[1]), ("teacher", answers[2])):
+        held = {"answers": [packed_values(right)], "gold": packed_values(gold)}
+        rows += [cell(name, [right]), cell(name, [right], metric="f1", column="pairs", **held)]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "t.json").write_text(json.dumps({"name": "t", "cells": rows}))
+    assert main(["reproduce", "--folder", str(tmp_path), "compare", "t:student", "t:teacher"]) == 0
+    head, accuracy, f1, _ = capsys.readouterr().out.strip().splitlines()
+    place = head.split().index("first_right") - len(head.split())
+    assert accuracy.split()[place].isdigit() and f1.split()[place] == "-" and "pairs" in f1
 
 
 def test_the_table_shows_the_gap_to_the_teacher(answers):
