@@ -301,17 +301,16 @@ def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[
     """Every row on every set: seeds that are done and open, what is known of their state, and the seconds to go."""
     wanted = list(range(seeds)) if seeds else spec["seeds"]
     saved = results.load(folder, spec["name"], spec["at"])
-    done: dict[tuple, dict] = {}
-    for cell in (saved or {"cells": []})["cells"]:
-        done.setdefault((cell["row"], cell["column"]), cell)
+    known = results.by_row((saved or {"cells": []})["cells"])
     found = []
     for data, row in itertools.product(sets_of(spec), spec["rows"]):
-        cell = done.get((row["row"], data))
-        if cell is None or outdated(folder, cell, spec, row, data):
-            cell = {"seeds": [], "status": "empty"}
-        left = [seed for seed in wanted if seed not in cell["seeds"]]
-        state = cell["status"] if not left else "empty" if not cell["seeds"] else "begun"
-        found.append({"data": data, "row": row["row"], "state": state, "done": cell["seeds"], "open": left,
+        mine = known.get((row["row"], data), [])
+        if any(outdated(folder, cell, spec, row, data) for cell in mine[:1]):
+            mine = []
+        done = results.complete(mine)
+        left = [seed for seed in wanted if seed not in done]
+        state = "begun" if left and done else "empty" if left else mine[0]["status"]
+        found.append({"data": data, "row": row["row"], "state": state, "done": done, "open": left,
                       "cost_s": len(left) * (of_set(row.get("cost_s"), data) or 0)})  # fmt: skip
     return found
 

@@ -7,6 +7,8 @@ else today, and when the data set is another.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,34 @@ from spiketext.about import machine, versions
 from spiketext.data import TextSet
 from spiketext.datasets import BUILT_IN
 from spiketext.experiments import against, asked_of, asked_unlabelled, is_spiking, of_set, outdated, rests_on, sets_of
+from spiketext.processes import alone
 
 _METRICS = {"accuracy": ["accuracy"], "f1": ["f1", "accuracy"], "spearman": ["spearman", "pearson"]}  # the main first
 
+_PER_SEED = {"seeds", "values", "wall_s", "machines", "gpus", "intervals", "correct", "answers"}  # lists in a cell
 
-def network(folder: Path, spec: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """The result of an experiment that makes a network of unlabelled text."""
-    here = {"asked": asked_unlabelled(folder, spec), "versions": versions(), "machine": machine()}
-    return _head(spec) | here | {"network": made}
+
+def network(folder: Path, spec: dict[str, Any], made: dict[str, Any]) -> None:
+    """Write the result of an experiment that makes a network of unlabelled text, unless it is written already."""
+    with _alone(folder):
+        if (results.load(folder, spec["name"], spec["at"]) or {}).get("network") != made:
+            here = {"asked": asked_unlabelled(folder, spec), "versions": versions(), "machine": machine()}
+            results.save(folder, _head(spec) | here | {"network": made}, spec["at"])
+
+
+def change(
+    folder: Path, spec: dict, text_sets: dict[str, TextSet], seeds: int | None, how: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Change the result file as it is by now, no two processes at once, and write it; returns the result."""
+    with _alone(folder):
+        result = plan(folder, spec, results.load(folder, spec["name"], spec["at"]), text_sets, seeds)
+        how(result)
+        results.save(folder, result, spec["at"])
+    return result
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return alone(str(folder / "results"))
 
 
 def plan(
@@ -48,8 +70,8 @@ def plan(
             for metric in _metrics(folder, spec, row, main):
                 cell = done.get((row["row"], data, metric))
                 if cell is None or not _holds(folder, cell, spec, row, data, text_hash):
-                    cell = _empty(folder, spec, data, row, metric, main, text_hash)
-                result["cells"].append(cell)
+                    cell = _empty(folder, spec, data, row, metric, text_hash)
+                result["cells"].append(cell | _beside(spec, row, data, metric == main))
     held = {seed for cell in result["cells"] for seed in cell["seeds"]} | set(range(seeds or 0))
     if not held <= set(spec["seeds"]):
         result["command"] += f" --seeds {max(held) + 1}"
@@ -80,17 +102,26 @@ def _metrics(folder: Path, spec: dict, row: dict, main: str) -> list[str]:
     return [*scores, *rate, *(["parameters", "energy"] if spec.get("energy") and row["kind"] != "tfidf" else [])]
 
 
-def _empty(
-    folder: Path, spec: dict, data: str, row: dict, metric: str, main: str, data_hash: str | None
-) -> dict[str, Any]:
-    paper = of_set(row.get("paper"), data) if metric == main else None
+def _empty(folder: Path, spec: dict, data: str, row: dict, metric: str, data_hash: str | None) -> dict[str, Any]:
     cell = {"row": row["row"], "column": data, "metric": metric, "unit": results.UNITS.get(metric, "%"), "values": [],
             "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
             "asked": asked_of(spec, row, data), "wall_s": [], "test_reads": 0, "status": "empty",
-            "cost_s": of_set(row.get("cost_s"), data), "paper": paper}  # fmt: skip
+            "cost_s": of_set(row.get("cost_s"), data), "paper": None}  # fmt: skip
     below = rests_on(folder, spec, row, data)
-    cell |= {"rests_on": below} if below else {}
-    return cell | ({"at": row["at"], "curve": row["curve"]} if "at" in row else {})
+    return cell | ({"rests_on": below} if below else {})
+
+
+def _beside(spec: dict, row: dict, data: str, is_main: bool) -> dict[str, Any]:
+    """What a cell shows beside its values, as its row has it today: the published number, its place on a curve."""
+    place = {"at": row["at"], "curve": row["curve"]} if "at" in row else {}
+    return {"paper": of_set(row.get("paper"), data) if is_main else None, **place}
+
+
+def _forget(cell: dict[str, Any], seed: int) -> None:
+    if seed in cell["seeds"]:
+        place = cell["seeds"].index(seed)
+        for name in _PER_SEED & cell.keys():
+            del cell[name][place : place + 1]  # one that came later may be shorter
 
 
 def _hold(cell: dict[str, Any], what: str, packed: str) -> None:
@@ -98,8 +129,18 @@ def _hold(cell: dict[str, Any], what: str, packed: str) -> None:
     cell[what] = [*cell.get(what, []), *[None] * (len(cell["seeds"]) - len(cell.get(what, []))), packed]
 
 
+def fill_row(row: str, data: str, seed: int, outcome: dict[str, Any], seconds: float, result: dict[str, Any]) -> None:
+    """`fill` every cell of a row on a data set."""
+    for cell in result["cells"]:
+        if (cell["row"], cell["column"]) == (row, data):
+            fill(result, cell, seed, outcome, seconds)
+
+
 def fill(result: dict[str, Any], cell: dict[str, Any], seed: int, outcome: dict[str, Any], seconds: float) -> None:
-    """Put the value of a seed into a cell of a result; an outcome without anything is a training that diverged."""
+    """Put the value of a seed into a cell of a result, in place of what it had; an outcome without anything is a
+    training that diverged. Under "filled_by" an outcome may say on what machine a metric was measured, if not here.
+    """
+    _forget(cell, seed)
     value = outcome.get(cell["metric"])
     if outcome.get("correct") is not None and cell["metric"] in significance.RIGHT:
         _hold(cell, "correct", significance.packed(outcome["correct"]))
@@ -112,7 +153,7 @@ def fill(result: dict[str, Any], cell: dict[str, Any], seed: int, outcome: dict[
     interval = outcome.get("intervals", {}).get(cell["metric"])
     if interval is not None or "intervals" in cell:
         cell["intervals"] = [*cell.get("intervals", [None] * len(cell["seeds"])), interval]
-    here = {"machine": machine(), "versions": versions()}
+    here = outcome.get("filled_by", {}).get(cell["metric"]) or {"machine": machine(), "versions": versions()}
     if here not in result["machines"]:
         result["machines"].append(here)
     cell["machines"] = [*cell.get("machines", [None] * len(cell["seeds"])), result["machines"].index(here)]

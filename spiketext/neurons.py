@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class LIF(nn.Module):
 
     Options: the fields of `ops.Neuron`. Every call starts at rest, so there is nothing to reset.
     span: how many tokens one neuron sees (a filter: its width; None: the whole text). fan_out: its connections, if a
-    Linear of an encoder's block reads it. Only counting needs them.
+    Linear of an encoder's block reads it. Counting and the price on spikes (`spiketext.rates`) need them.
     """
 
     span: int | None = 1
@@ -31,7 +32,9 @@ class LIF(nn.Module):
 
     def extra_repr(self) -> str:
         """The constants that differ from the defaults."""
-        return ", ".join(f"{name}={value}" for name, value in self.neuron.items() if value != getattr(Neuron(), name))
+        usual = asdict(Neuron()) | {"alpha": Neuron(surrogate=self.constants.surrogate).alpha}
+        own = {name: value for name, value in asdict(self.constants).items() if value != usual[name]}
+        return ", ".join(f"{name}={value}" for name, value in own.items())
 
 
 class NormLIF(LIF):

@@ -23,7 +23,7 @@ class RateCounter:
         self.possible: dict[str, float] = {}
         self.mask: Tensor | None = None
 
-    def _events(self, spikes: Tensor) -> Tensor:
+    def _events(self, spikes: Tensor, layer: LIF) -> Tensor:
         return spikes != 0
 
     def _kept(self, total: Tensor) -> Any:
@@ -48,7 +48,7 @@ class RateCounter:
         span, price = module.span, self._price(module)
         if span is None:  # neurons of the whole text
             spikes = spikes[:, :, None]
-        fired = self._events(spikes).flatten(3).sum(-1, dtype=torch.float32)  # [T, B, L]
+        fired = self._events(spikes, module).flatten(3).sum(-1, dtype=torch.float32)  # [T, B, L]
         real = _places(self.mask, span, spikes.shape[2])
         self.fired[name] = self.fired.get(name, 0.0) + price * self._kept((fired * real).sum())
         neurons = spikes[0, 0, 0].numel() * spikes.shape[0]
@@ -68,11 +68,14 @@ class RateCounter:
 class SlopedRate(RateCounter):
     """Synaptic operations with a gradient: spikes for each connection, step and real token; integer k is |k|.
 
-    A neuron has the connections of the Linear that reads it, since each costs an addition; any other neuron has one.
+    In a block a neuron has the connections of the Linear that reads it, since each costs an addition; any other neuron
+    has one. The slope is that of the surrogate; a silent neuron of signed spikes has none, since a zero does not say
+    which threshold is the nearer one.
     """
 
-    def _events(self, spikes: Tensor) -> Tensor:
-        return spikes.abs()
+    def _events(self, spikes: Tensor, layer: LIF) -> Tensor:
+        signed = layer.constants.code == "ternary" or layer.constants.signed
+        return spikes.abs() if signed else spikes
 
     def _kept(self, total: Tensor) -> Tensor:
         return total
@@ -84,8 +87,9 @@ class SlopedRate(RateCounter):
 class RateBudget:
     """A price on spikes above a budget (`losses.rate_loss`), where it was asked for: weights {"over_budget": w} or {}.
 
-    Raises ValueError for a network without spiking neurons, a budget or weight out of range, or with --recompute, which
-    runs a block without its gradient first.
+    Raises ValueError for a network without spiking neurons, or whose residual is made of spikes, which more than one
+    Linear reads (designs paper and authors), a budget or weight out of range, or with --recompute, which runs a block
+    without its gradient first.
     """
 
     def __init__(self, model: nn.Module, options: TrainingOptions):
@@ -95,6 +99,12 @@ class RateBudget:
             raise ValueError(f"rate: expected a weight from 0 and a budget above 0, got {weight} and {self.budget}")
         if weight and not any(isinstance(layer, LIF) for layer in model.modules()):
             raise ValueError("rate_weight: this network has no spiking neurons, expected 0; leave --rate-weight out")
+        design = getattr(getattr(model, "config", None), "design", "default")
+        if weight and design != "default":
+            raise ValueError(
+                f"rate_weight: in the design {design} all later blocks read a spike of the residual, and that has "
+                "no price yet; expected 0, leave --rate-weight out"
+            )
         if weight and options.recompute:
             raise ValueError("rate_weight: expected 0 with --recompute; leave one of the two out")
 

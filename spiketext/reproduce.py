@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def reproduce(
         out = unlabelled(folder, name, data_dir, scale)
         made = read_json(Path(out) / "result.json")
         epochs = read_json(Path(out) / "run.json")["epochs"]
-        results.save(folder, ledger.network(folder, spec, made | {"epochs": epochs}), spec["at"])
+        ledger.network(folder, spec, made | {"epochs": epochs})
         shown = [{"": key, " ": value} for key, value in made.items() if isinstance(value, (int, float, str))]
         return {"json": made | {"out": out}, "table": f"{columns(shown)}\nsaved in {out}"}
     unknown = sorted(set(only) - set(sets_of(spec)))
@@ -109,28 +110,32 @@ def reproduce(
     wanted = list(range(seeds)) if seeds else list(spec["seeds"])
     before = results.load(folder, name, spec["at"])
     result = ledger.plan(folder, spec, before, text_sets, seeds)
-    places: dict[tuple, list[dict]] = {}
-    for cell in result["cells"]:
-        places.setdefault((cell["row"], cell["column"]), []).append(cell)
     left = [(data, row, seed) for data in text_sets for row in chosen for seed in wanted
-            if seed not in places[row["row"], data][0]["seeds"]]  # fmt: skip
+            if not _is_filled(result, data, row, seed)]  # fmt: skip
     if jobs > 1:
         side_by_side(_train_only, [(folder, data_dir, *task) for task in _trainings(folder, spec, left)], jobs, say)
     for data, row, seed in left:
+        result = ledger.plan(folder, spec, results.load(folder, name, spec["at"]), text_sets, seeds)
+        if _is_filled(result, data, row, seed):
+            continue  # by another process
         say(f"{name}: {data}, {row['row']}, seed {seed}")
         started = time.monotonic()
         try:
             outcome = _run_row(folder, spec, data, row, seed, data_dir, text_sets[data])
         except Diverged:
             outcome = {}
-        for cell in places[row["row"], data]:
-            ledger.fill(result, cell, seed, outcome, time.monotonic() - started)
-        results.save(folder, result, spec["at"])
+        found = partial(ledger.fill_row, row["row"], data, seed, outcome, time.monotonic() - started)
+        result = ledger.change(folder, spec, text_sets, seeds, found)
     drawn = bool(result["pictures"]) and all((folder / path).exists() for path in result["pictures"])
     if before != result or not drawn:
-        result["pictures"] = _draw(folder, spec, result, say, data_dir)
-        results.save(folder, result, spec["at"])
+        pictures = _draw(folder, spec, result, say, data_dir)
+        result = ledger.change(folder, spec, text_sets, seeds, lambda now: now.update(pictures=pictures))
     return {"json": result, "table": results.table(result)}
+
+
+def _is_filled(result: dict[str, Any], data: str, row: dict, seed: int) -> bool:
+    """Whether a result has every metric of a row on a data set, of a seed."""
+    return seed in results.complete(results.by_row(result["cells"])[row["row"], data])
 
 
 def _run_row(
@@ -162,7 +167,7 @@ def _run_row(
     if spec.get("energy"):
         account = energy(out, text_set, "validation", limit=spec["energy"], **changed)
         scores["parameters"] = trained["parameters"] * 1e-6
-        scores["energy"] = account["papers"][0]["mJ"]
+        scores["energy"] = results.account(account)["v1, rate as mean"]  # an integer k is k additions
     return scores
 
 
@@ -183,9 +188,9 @@ def _in_units(scores: dict[str, Any]) -> dict[str, Any]:
 def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int, data_hash: str) -> dict[str, Any] | None:
     """What the result file of the row that this one reads says, so that test is not read again; None when nothing."""
     there, other = source_of(folder, spec, row, data)
-    saved = results.load(folder, there["name"], there["at"]) if there is not spec else None
+    saved = (results.load(folder, there["name"], there["at"]) if there is not spec else None) or {"cells": []}
     known: dict[str, Any] = {}
-    for cell in (saved or {"cells": []})["cells"]:
+    for cell in saved["cells"]:
         where = (cell["row"], cell["column"], cell["split"], cell["data_hash"])
         same = where == (other["row"], data, spec.get("split", "test"), data_hash)
         place = cell["seeds"].index(seed) if same and seed in cell["seeds"] else None
@@ -193,6 +198,9 @@ def _known_scores(folder: Path, spec: dict, data: str, row: dict, seed: int, dat
             continue
         if cell["values"][place] is not None:
             known |= {cell["metric"]: cell["values"][place], "test_reads": cell["test_reads"]}
+            where_filled = dict(enumerate(cell.get("machines", []))).get(place)
+            if where_filled is not None:
+                known.setdefault("filled_by", {})[cell["metric"]] = saved["machines"][where_filled]
             known |= {"wall_s": cell["wall_s"][place], "gpu": dict(enumerate(cell.get("gpus", []))).get(place)}
             if packed := significance.seeds_answered(cell).get(seed):
                 known |= significance.answered(cell, packed)
@@ -315,10 +323,14 @@ def _draw(folder: Path, spec: dict, result: dict[str, Any], say: Say, data_dir: 
 
 
 def _draw_energy(folder: Path, spec: dict, cells: list[dict], title: str, path: str) -> bool:
-    """Accuracy against energy of the rows that have both; published points beside them for SST-2."""
+    """Accuracy against energy of the rows that have both, for the texts as they are: none that is padded to a length.
+
+    Published points stand beside them for SST-2.
+    """
     found: dict[str, dict[str, float]] = {}
     for cell in cells:
-        found.setdefault(cell["row"], {})[cell["metric"]] = results.mean_of(cell)
+        if "length" not in cell.get("asked", {}).get("options", {}):
+            found.setdefault(cell["row"], {})[cell["metric"]] = results.mean_of(cell)
     mine = [{"name": row, "millijoules": values.get("v1", values.get("energy")), "accuracy": values["accuracy"],
              "kind": "spiking" if {"density", "firing_rate"} & set(values) else "dense"}
             for row, values in found.items() if "accuracy" in values and {"v1", "energy"} & set(values)]  # fmt: skip

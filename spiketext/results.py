@@ -71,6 +71,19 @@ def save(folder: Path, result: dict[str, Any], scale: str | None = None) -> None
     write_whole(folder / "RESULTS.md", results_page(folder))
 
 
+def by_row(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The cells of each row on each data set, (row, data set) -> one for each metric, the main one first."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for cell in cells:
+        found.setdefault((cell["row"], cell["column"]), []).append(cell)
+    return found
+
+
+def complete(cells: Sequence[dict[str, Any]]) -> list[int]:
+    """The seeds of which every metric of a row is known."""
+    return [seed for seed in cells[0]["seeds"] if all(seed in cell["seeds"] for cell in cells)] if cells else []
+
+
 def attacked(found: dict[str, Any]) -> dict[str, Any]:
     """What `attack` returns as the metrics of a row, `ATTACKED`, with intervals of those that have one."""
     factors = {name: 100 if unit == "%" else 1 for name, unit in ATTACKED.items()}
@@ -198,7 +211,8 @@ def _columns(result: dict[str, Any], rows: dict[str, dict[str, dict]]) -> Show:
         shown[f"{metric} %"] = lambda c, m=metric: _spread(c.get(m))  # type: ignore[misc]
     for metric in _BESIDE:
         if metric == "firing_rate" or any(metric in cells for cells in rows.values()):
-            shown[f"{metric.replace('_', ' ')} {UNITS[metric]}"] = lambda c, m=metric: _spread(c.get(m))  # type: ignore[misc]
+            head = f"{metric.replace('_', ' ')} {UNITS[metric]}"
+            shown[head] = lambda c, m=metric: _spread(c.get(m)) + _of_seeds(c.get(m), c[main])  # type: ignore[misc]
     return shown | {"training s": lambda c: _seconds(c[main]), "seeds": lambda c: _seeds(c[main])}
 
 
@@ -237,6 +251,12 @@ def _seconds(cell: dict[str, Any]) -> str:
         return f"(about {cell.get('cost_s')})"
     gpus = {name or "CPU" for name in cell.get("gpus", [])}
     return f"{statistics.mean(cell['wall_s']):.0f}" + (f" ({', '.join(sorted(gpus))})" if gpus else "")
+
+
+def _of_seeds(cell: dict[str, Any] | None, main: dict[str, Any]) -> str:
+    """The seeds of a metric where they are some of those that its row shows."""
+    some = cell and 0 < len(cell["seeds"]) < len(main["seeds"])
+    return f" (seeds {_seeds(cell)})" if cell and some else ""
 
 
 def _seeds(cell: dict[str, Any]) -> str:

@@ -261,13 +261,73 @@ def test_a_row_that_asks_for_something_else_is_run_again(own, tiny_teacher, tmp_
     assert set(first["machines"][0]) == {"machine", "versions"}
     file.write_text(row.replace("WIDTH", "8").replace('"train"', '"train"\npaper = 90.0\ncost_s = 7'))
     assert [cell["state"] for cell in experiments.listing(folder)[0]["cells"]] == ["done"]  # no number hangs on it
-    assert reproduce.reproduce(folder, "e")["json"]["cells"] == first["cells"]
+    changed = [cell | {"paper": 90.0 if cell["metric"] == "accuracy" else None} for cell in first["cells"]]
+    assert reproduce.reproduce(folder, "e")["json"]["cells"] == changed
     file.write_text(row.replace("WIDTH", "16"))
     assert [cell["state"] for cell in experiments.listing(folder)[0]["cells"]] == ["empty"]
     again = reproduce.reproduce(folder, "e")["json"]["cells"]
     assert (
         again[0]["asked"]["options"]["width"] == 16 and again[0]["values"] != [] and Path("runs/e/direct-16-0").exists()
     )
+
+
+def test_two_processes_that_fill_one_result_lose_nothing(own, tmp_path, monkeypatch):
+    """While a row is computed, another process fills the other row; then a metric is lost and only it is open."""
+    (tmp_path / "e.toml").write_text(
+        f'title = "t"\nscale = "s"\ndata = "{own}"\nseeds = [0, 1]\n[[rows]]\nrow = "slow"\nkind = "train"\n'
+        'run = "slow"\n[[rows]]\nrow = "quick"\nkind = "train"\nrun = "quick"\n'
+    )
+    rows = []
+
+    def computed(folder, spec, data, row, seed, *rest):
+        rows.append((row["row"], seed))
+        if row["row"] == "slow":
+            reproduce.reproduce(tmp_path, "e", rows=["quick"])
+        return {"accuracy": 80.0 + seed, "firing_rate": 9.0, "wall_s": float(len(rows))}
+
+    monkeypatch.setattr(reproduce, "_run_row", computed)
+    reproduce.reproduce(tmp_path, "e")
+    saved = results.load(tmp_path, "e")
+    assert [cell["seeds"] for cell in saved["cells"]] == 4 * [[0, 1]]
+    assert rows == [("slow", 0), ("quick", 0), ("quick", 1), ("slow", 1)]
+    [rate] = [cell for cell in saved["cells"] if (cell["row"], cell["metric"]) == ("quick", "firing_rate")]
+    for name in ("seeds", "values", "wall_s", "machines"):
+        del rate[name][0]
+    results.save(tmp_path, saved)
+    assert "9.00 (seeds 1)" in results.table(saved)
+    assert [cell["open"] for cell in experiments.listing(tmp_path)[0]["cells"]] == [[], [0]]
+    del rows[:]
+    again = reproduce.reproduce(tmp_path, "e")["json"]["cells"]
+    assert rows == [("quick", 0)] and [sorted(cell["seeds"]) for cell in again] == 4 * [[0, 1]]
+    assert again[2]["values"] == [81.0, 80.0] and len(again[2]["machines"]) == 2  # measured again, not twice
+
+
+def test_a_row_that_several_results_read_has_one_value():
+    """Two results that read one row must have read it of one model: a seed's value is the same in both."""
+    found: dict[tuple, dict[str, float]] = {}
+    for path in RESULTS:
+        result = json.loads(path.read_text())
+        name = path.stem
+        if "cells" not in result:
+            continue
+        scale = None if result["scale"] == experiments.read(FOLDER, result["name"])["scale"] else result["scale"]
+        spec = experiments.read(FOLDER, result["name"], scale)
+        rows = {row["row"]: row for row in spec["rows"]}
+        for cell in result["cells"]:
+            row = rows.get(cell["row"])
+            if (
+                row is None
+                or row["kind"] != "evaluate"
+                or row.get("options")
+                or cell["metric"] not in ("accuracy", "f1")
+            ):
+                continue
+            there, other = experiments.source_of(FOLDER, spec, row, cell["column"])
+            for seed, value in zip(cell["seeds"], cell["values"], strict=True):
+                where = (there["name"], there["at"], other["row"], cell["column"], cell["split"], cell["metric"], seed)
+                found.setdefault(where, {})[name] = value
+    both = {where: values for where, values in found.items() if len(values) > 1}
+    assert both and {where: values for where, values in both.items() if len(set(values.values())) > 1} == {}
 
 
 def test_a_cell_is_open_again_when_what_it_rests_on_asks_for_something_else(tmp_path):
@@ -287,7 +347,7 @@ def test_a_cell_is_open_again_when_what_it_rests_on_asks_for_something_else(tmp_
         write(name)
     for name in ("encoder", "first"):
         made = {"tokens": 900, "wall_s": 1.0, "epochs": 1.0}
-        results.save(tmp_path, ledger.network(tmp_path, experiments.read(tmp_path, name), made))
+        ledger.network(tmp_path, experiments.read(tmp_path, name), made)
     for name in ("e", "look"):
         result = ledger.plan(tmp_path, experiments.read(tmp_path, name), None, {}, None)
         for cell in result["cells"]:

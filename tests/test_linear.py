@@ -124,6 +124,24 @@ def test_what_is_no_spike_takes_the_product(strange, dtype, compiled):
         spike_linear(spikes, weight, backend="cpp")
 
 
+@pytest.mark.parametrize("rows", [room.FEWEST_ROWS - 1, room.FEWEST_ROWS, 300])
+def test_shapes_that_do_not_fit_end_as_those_of_the_definition(rows, compiled):
+    """The compiled sums look at no shape: they would read beyond a weight or a bias."""
+    weight = torch.randn(8, 128)
+    for inputs in (64, 192):
+        spikes = spikes_of(rows, inputs, 0.3, torch.float32)
+        with pytest.raises(RuntimeError, match="shapes"):
+            spike_linear(spikes, weight)
+        with pytest.raises(RuntimeError, match="shapes"):
+            spike_linear_int8(spikes, weight.to(torch.int8), torch.ones(8))
+        with pytest.raises(ValueError, match=r"cannot run .*\[8, 128\]"):
+            spike_linear(spikes, weight, backend="cpp")
+    spikes = spikes_of(rows, 128, 0.3, torch.float32)
+    assert torch.equal(spike_linear(spikes, weight, torch.ones(1)), linear(spikes, weight, torch.ones(1)))
+    assert spike_linear(spikes, torch.empty(0, 128)).shape == (rows, 0)
+    assert spike_linear_int8(spikes, torch.empty(0, 128, dtype=torch.int8), torch.ones(0)).shape == (rows, 0)
+
+
 def test_the_path_is_chosen_by_size(compiled, monkeypatch):
     weight, taken = torch.randn(8, 70), []
     real = kernels.spike_linear

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import classifier
 
 from spiketext.evaluation import evaluate
 from spiketext.losses import rate_loss
 from spiketext.models import SpikeBertForSequenceClassification
+from spiketext.neurons import LIF
 from spiketext.options import TrainOptions
 from spiketext.rates import RateBudget, SlopedRate
 from spiketext.training import train
@@ -52,6 +54,23 @@ def test_the_rate_with_a_slope_is_that_of_additions_and_padding_changes_neither_
         found.append(student.spikebert.layers[0].feed_forward.expand.weight.grad.clone())
     assert found[0].abs().max() > 0
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("code", ["binary", "integer", "ternary"])
+def test_the_price_has_the_slope_of_the_spikes_through_silent_neurons_too(code):
+    """Unsigned spikes: that of the surrogate. Signed ones: its size where a neuron fires, else none."""
+    layer = LIF(code=code)
+    current = torch.tensor([[[[0.3, 0.9, 1.4, -1.2]]]], dtype=torch.float64, requires_grad=True)  # [T, B, L, D]
+    sloped = SlopedRate()
+    sloped.mask = torch.ones(1, 1)
+    with sloped.counting(layer):
+        spikes = layer(current)
+    [mine] = torch.autograd.grad(sloped.rate, current, retain_graph=True)
+    [plain] = torch.autograd.grad(spikes.mean(), current)
+    expected = plain * spikes.sign() if code == "ternary" else plain
+    torch.testing.assert_close(mine, expected, check_dtype=False)
+    assert float(sloped.rate.detach()) == pytest.approx(float(spikes.detach().abs().mean()))
+    assert (mine != 0).sum() >= (2 if code == "ternary" else 3)
 
 
 @contextmanager
@@ -109,8 +128,11 @@ def test_a_training_with_a_budget_fires_less_and_logs_the_term(saved, tiny_teach
         ({"rate_weight": 1.0, "recompute": True}, "--recompute"),
     ],
 )
-def test_a_budget_that_cannot_be_is_refused(student, asked, line):
+def test_a_budget_that_cannot_be_is_refused(student, tiny_tokenizer, asked, line):
     with pytest.raises(ValueError, match=line):
         RateBudget(student, TrainOptions(**asked))
+    for preset in ("paper", "authors-stage2"):
+        with pytest.raises(ValueError, match="all later blocks read a spike"):
+            RateBudget(classifier(tiny_tokenizer, preset), TrainOptions(rate_weight=1.0))
     with pytest.raises(ValueError, match="no spiking neurons"):
         RateBudget(torch.nn.Linear(2, 2), TrainOptions(rate_weight=1.0))

@@ -25,6 +25,7 @@ from laws import (
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from spiketext import neurons
 from spiketext.batching import LengthBuckets, TextRows
 from spiketext.checkpoints import load_classifier, load_encoder, load_tokenizer, save_model
 from spiketext.evaluation import evaluate, model_inputs, predict
@@ -36,6 +37,7 @@ from spiketext.models import (
     SpikeBertModel,
     initialise_from_teacher,
 )
+from spiketext.rates import RateCounter
 
 OLD_DESIGNS = ["paper", "authors-stage1", "authors-stage2"]
 
@@ -90,6 +92,43 @@ def texts_of_all_lengths(tiny_tokenizer, reviews):
 def batch(tiny_tokenizer, reviews):
     """Four reviews of different lengths."""
     return batch_of([encode(tiny_tokenizer, text) for text in reviews[:4]])
+
+
+@pytest.mark.parametrize("preset", ["ternary", "binary", "paper", "authors-stage2"])
+@torch.no_grad()
+def test_every_neuron_is_a_layer_that_is_counted(preset, tiny_tokenizer, batch):
+    """As many spike trains as neurons are asked to fire, those of the input among them."""
+    model = classifier(tiny_tokenizer, preset)
+    calls: list[int] = []
+    real = [getattr(neurons, name) for name in ("lif", "norm_lif")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, function in zip(("lif", "norm_lif"), real, strict=True):
+            patch.setattr(neurons, name, lambda *a, f=function, **k: calls.append(1) or f(*a, **k))
+        counter = RateCounter()
+        counter.mask = batch["attention_mask"]
+        with counter.counting(model):
+            model(**batch)
+    rates, of_sign = counter.rates, preset.startswith("authors")  # neurons of the input without memory
+    assert len(rates) == len(calls) + of_sign and ("spikebert.input" in rates) == (preset not in ("ternary", "binary"))
+    if of_sign:
+        shares = model.spikebert.embeddings.word(batch["input_ids"])[batch["attention_mask"] > 0] >= 0
+        assert rates["spikebert.input"] == pytest.approx(float(shares.float().mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["ternary", "binary"])
+def test_a_filler_row_without_any_token_is_answered_with_zeros(preset, tiny_tokenizer, batch):
+    model = classifier(tiny_tokenizer, preset)
+    filled = {name: torch.cat([values, torch.zeros_like(values[:1])]) for name, values in batch.items()}
+    logits = model(**filled).logits
+    assert torch.equal(logits[-1], torch.zeros_like(logits[-1])) and torch.isfinite(logits).all()
+    torch.testing.assert_close(logits[:-1], model(**batch).logits)
+
+
+def test_a_layer_of_neurons_shows_what_is_not_usual(tiny_tokenizer):
+    assert repr(neurons.LIF()) == "LIF()" and repr(neurons.LIF(beta=0.5, alpha=None)) == "LIF(beta=0.5)"
+    assert repr(neurons.LIF(surrogate="fast_sigmoid")) == "LIF(surrogate=fast_sigmoid)"
+    shown = {repr(each) for each in classifier(tiny_tokenizer, "ternary").modules() if isinstance(each, neurons.LIF)}
+    assert shown == {"NormLIF(threshold=0.6, code=ternary)"} or shown == {"NormLIF(code=ternary, threshold=0.6)"}
 
 
 # The laws -------------------------------------------------------------------------------------------------------------

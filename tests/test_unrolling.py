@@ -60,6 +60,24 @@ def test_unrolled_codes_and_logits_are_the_same(
     assert all(set(x.unique().tolist()) <= {0.0, 1.0} for x in operands)
 
 
+@pytest.mark.parametrize("attention", ["counts", "squared"])
+@pytest.mark.parametrize("settings", [{"levels": 4}, {"levels": 2, "signed": True}], ids=str)
+def test_unrolled_products_are_exact_in_half_precision_too(settings, attention, tiny_tokenizer, tiny_student_config):
+    """Counts go beyond 256, where bf16 ends: they are added up in float32, in bf16 models and under autocast."""
+    sizes = {k: getattr(tiny_student_config, k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    model = integer_model(tiny_tokenizer, {**sizes, "intermediate_size": 64}, attention=attention, **settings)
+    low = -settings["levels"] if settings.get("signed") else 0
+    qkv = torch.randint(low, settings["levels"] + 1, (1, 2, 200, 3, 32), generator=torch.Generator().manual_seed(0))
+    networks = [each.spikebert.layers[0].attention for each in (model, unroll(model))]
+    expected, _ = networks[0].attend(qkv.double(), None, with_scores=False)
+    assert expected.abs().max() > 256
+    for dtype, autocast in ((torch.bfloat16, False), (torch.float32, True)):
+        for network in networks:
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                found, _ = network.attend(qkv.to(dtype), None, with_scores=False)
+            assert found.dtype == torch.float32 and torch.equal(found.double(), expected)
+
+
 def test_every_linear_of_an_unrolled_model_is_swapped(tiny_tokenizer, tiny_student_config):
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     twin = unroll(integer_model(tiny_tokenizer, sizes))

@@ -15,7 +15,7 @@ authors   what the authors' program does: input spikes are the sign of the embed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from spiketext.losses import task_loss
 from spiketext.neurons import LIF, NormLIF, SpikeLinear
-from spiketext.ops import Neuron, lif, presets, squared_attention
+from spiketext.ops import Neuron, presets, squared_attention
 from spiketext.ops.surrogate import encode
 
 NEURON_FIELDS = ("beta", "reset", "reset_delay", "gain", "fire", "code", "levels", "signed", "surrogate", "alpha",
@@ -126,8 +126,9 @@ class SpikeBertConfig(PreTrainedConfig):
 class SpikeBertOutput(ModelOutput):
     """last_hidden_state [T, B, L, D]: the residual after the last block; embedding [B, L, D].
 
-    hidden_states: the residual after each block, when asked for; attentions: q k^T [T, B, H, L, L], counts of
-    coinciding spikes between 0 and D / H (times levels squared with the integer code), when asked for.
+    hidden_states: the residual after each block, when asked for; attentions: q k^T [T, B, H, L, L], when asked for:
+    counts of coinciding spikes, 0 to D / H (times levels squared with the integer code), or of ON/OFF pairs and signed
+    integers coinciding minus opposed ones, which may be as far below zero.
     """
 
     last_hidden_state: Tensor | None = None
@@ -159,6 +160,19 @@ class SpikeBertEmbeddings(nn.Module):
         positions = self.position(torch.arange(length, device=input_ids.device))
         segments = self.segment(torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids)
         return self.norm(words + positions + segments)
+
+
+class SignNeurons(LIF):
+    """The authors' input spikes: a neuron without memory fires where its current is not negative."""
+
+    def __init__(self, config: SpikeBertConfig):
+        tiny = torch.finfo(torch.float32).tiny  # a threshold is positive
+        super().__init__(threshold=tiny, beta=0.0, surrogate=config.surrogate, alpha=config.alpha)
+
+    def forward(self, current: Tensor) -> Tensor:
+        """Spikes in current's dtype, zero fires too."""
+        tiny = torch.finfo(current.dtype).tiny
+        return encode(current + 2 * tiny, replace(self.constants, threshold=tiny))
 
 
 class SpikingSelfAttention(nn.Module):
@@ -206,15 +220,16 @@ class SpikingSelfAttention(nn.Module):
             q, k, v = split.unbind()  # [T, B, H, L, D/H] each
             if mask is not None:
                 k = k * mask[:, None, :, None].to(k.dtype)
-            cheaper = not self.squared and length <= width // self.heads  # as (q k^T) v
-            scores = q @ k.mT if with_scores or cheaper else None
-            if self.squared:
-                mixed = squared_attention(q, k, v)
-            elif scores is not None:
-                mixed = scores @ v
-            else:
-                mixed = q @ (k.mT @ v)
+            mixed, scores = self.products(q, k, v, with_scores)
         return mixed.transpose(2, 3).reshape(steps, texts, length, width), scores if with_scores else None
+
+    def products(self, q: Tensor, k: Tensor, v: Tensor, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """Spikes [T, B, H, L, D/H] each -> what is mixed [T, B, H, L, D/H], the counts if they were made."""
+        cheaper = not self.squared and q.shape[-2] <= q.shape[-1]  # as (q k^T) v
+        scores = q @ k.mT if with_scores or cheaper else None
+        if self.squared:
+            return squared_attention(q, k, v), scores
+        return (q @ (k.mT @ v) if scores is None else scores @ v), scores
 
 
 class SpikingFeedForward(nn.Module):
@@ -290,6 +305,8 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
     def __init__(self, config: SpikeBertConfig):
         super().__init__(config)
         self.embeddings = SpikeBertEmbeddings(config)
+        if config.design != "default":
+            self.input = LIF(**config.neuron()) if config.design == "paper" else SignNeurons(config)
         self.layers = nn.ModuleList(SpikeBertLayer(config) for _ in range(config.num_hidden_layers))
         self.post_init()
 
@@ -336,15 +353,8 @@ class SpikeBertModel(SpikeBertPreTrainedModel):
 
     def start(self, embedding: Tensor) -> Tensor:
         """Embedding [B, L, D] -> x at the first block [T, B, L, D]: the embedding at every step, or input spikes."""
-        config = self.config
-        repeated = embedding.expand(config.time_steps, *embedding.shape)
-        if config.design == "default":
-            return repeated
-        if config.design == "paper":
-            return lif(repeated, **config.neuron())[0]
-        tiny = torch.finfo(embedding.dtype).tiny  # a threshold is positive, and zero fires too
-        sign = Neuron(threshold=tiny, surrogate=config.surrogate, alpha=config.alpha)
-        return encode(embedding + 2 * tiny, sign).expand_as(repeated)
+        repeated = embedding.expand(self.config.time_steps, *embedding.shape)
+        return repeated if self.config.design == "default" else self.input(repeated)
 
 
 def head_neurons(config: SpikeBertConfig) -> nn.Module:
@@ -383,7 +393,7 @@ class SpikeBertForSequenceClassification(SpikeBertPreTrainedModel):
             logits = scores.mean(1)
         else:
             weight = attention_mask.to(scores.dtype)
-            logits = (scores * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+            logits = (scores * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp_min(1)  # 0 of no token
         loss = None if labels is None else task_loss(logits, labels, self.config.problem_type)
         hidden = None if encoded.hidden_states is None else (encoded.embedding, *encoded.hidden_states)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden, attentions=encoded.attentions)

@@ -38,7 +38,7 @@ def _streamed(codes: Tensor, levels: int, signed: bool, product: Callable[[Tenso
 
 
 class UnrolledLinear(SpikeLinear):
-    """The sum over binary steps of W s, and the bias once."""
+    """The sum over binary steps of W s, and the bias once; in half precision each step is rounded."""
 
     levels: int
     signed: bool
@@ -55,21 +55,14 @@ class UnrolledAttention(SpikingSelfAttention):
     levels: int
     signed: bool
 
-    def attend(self, qkv: Tensor, mask: Tensor | None, with_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """As the integer layer; the scores are built only to be squared, and never answered."""
-        steps, texts, length, _, width = qkv.shape
-        split = qkv.view(steps, texts, length, 3, self.heads, width // self.heads).permute(3, 0, 1, 4, 2, 5)
-        q, k, v = split.unbind()
-        if mask is not None:
-            k = k * mask[:, None, :, None].to(k.dtype)
+    def products(self, q: Tensor, k: Tensor, v: Tensor, with_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """As of the integer layer; the scores are built only to be squared, and never answered."""
         code = self.levels, self.signed
         if self.squared:
             squares = _streamed(q, *code, lambda spikes: spikes @ k.mT).clamp_min(0).square()
-            mixed = _streamed(v, *code, lambda spikes: squares @ spikes)
-        else:
-            context = _streamed(k, *code, lambda spikes: spikes.mT @ v)
-            mixed = _streamed(q, *code, lambda spikes: spikes @ context)
-        return mixed.transpose(2, 3).reshape(steps, texts, length, width), None
+            return _streamed(v, *code, lambda spikes: squares @ spikes), None
+        context = _streamed(k, *code, lambda spikes: spikes.mT @ v)
+        return _streamed(q, *code, lambda spikes: spikes @ context), None
 
 
 def unroll(model: PreTrainedModel) -> PreTrainedModel:

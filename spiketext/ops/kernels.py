@@ -87,7 +87,7 @@ def forward(
     x: Tensor, state: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float, n: Neuron, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
     """x [T, N, G, D], state [N, G, D], weight, bias [G, D] -> spikes [T, N, G, D], last membrane [N, G, D] to keep."""
-    return torch.ops.spiketext.norm_lif(x, *_contiguous(state, weight, bias), keep, *_constants(n, eps))
+    return torch.ops.spiketext.norm_lif(x, *contiguous(state, weight, bias), keep, *_constants(n, eps))
 
 
 def backward(
@@ -95,7 +95,7 @@ def backward(
     grad_spikes: Tensor, grad_state: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Gradients of x, state, weight and bias, each None where the input was None."""
-    optional = _contiguous(state, weight, bias, grad_state)
+    optional = contiguous(state, weight, bias, grad_state)
     grad_x, grad_state, grad_weight, grad_bias = torch.ops.spiketext.norm_lif_backward(
         x, *optional[:3], grad_spikes, optional[3], *_constants(n, eps)
     )
@@ -114,12 +114,12 @@ def spike_bits(spikes: Tensor) -> Tensor:
 
 def spike_linear(bits: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """bits of spikes [P, M, ceil(K / 64)], weight [N, K], bias [N] -> [M, N]."""
-    return torch.ops.spiketext.spike_linear(bits, weight.contiguous(), *_contiguous(bias))
+    return torch.ops.spiketext.spike_linear(bits, weight.contiguous(), *contiguous(bias))
 
 
 def spike_linear_int8(bits: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """bits of spikes [P, M, ceil(K / 64)], weight [N, K] in int8, scale and bias [N] in float32 -> [M, N]."""
-    return torch.ops.spiketext.spike_linear_int8(bits, *_contiguous(weight, scale, bias))
+    return torch.ops.spiketext.spike_linear_int8(bits, *contiguous(weight, scale, bias))
 
 
 def spike_linear_weight_grad(bits: Tensor, grad: Tensor, inputs: int) -> Tensor:
@@ -127,7 +127,8 @@ def spike_linear_weight_grad(bits: Tensor, grad: Tensor, inputs: int) -> Tensor:
     return torch.ops.spiketext.spike_linear_weight_grad(bits, grad, inputs)
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The same tensors, each in one piece of memory."""
     return [tensor.contiguous() if tensor is not None else None for tensor in tensors]
 
 

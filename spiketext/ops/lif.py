@@ -75,6 +75,7 @@ class Neuron:
             raise ValueError(f"neuron gain: expected a finite number, got {self.gain}")
         if self.levels < 1 or self.levels != int(self.levels):
             raise ValueError(f"neuron levels: expected at least 1, whole; got {self.levels}")
+        object.__setattr__(self, "levels", int(self.levels))
 
 
 _neuron = functools.lru_cache(maxsize=256)(Neuron)  # a layer asks for the same one at every call
@@ -131,7 +132,8 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     Shapes:   current [T, ...], state [...] (rest when None) -> spikes [T, ...], state [...].
     Units:    membrane, threshold and current share one arbitrary unit; beta is per time step.
     Dtype:    any floating dtype; spikes are 0/1 (ternary -1/0/1, integer 0..levels) in current's dtype.
-    State:    U[T] before its pending reset, so a sequence can be cut anywhere with equal spikes.
+    State:    U[T] before its pending reset, so a sequence can be cut anywhere with equal spikes (Triton in half
+              precision: but for the rounding of the state, which is given in current's dtype).
     Gradient: the surrogate through the threshold; none through the reset unless detach_reset=False.
     Options:  every field of `Neuron`, by name.  Equation: the head of this file.
     Backend:  "cpp" (compiled, CPU, float32/float64), "triton" (CUDA, T up to 32; half precision is

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spiketext.ops.kernels import contiguous
+
 if TYPE_CHECKING:
     from spiketext.ops.lif import Neuron
 
@@ -199,7 +201,7 @@ def forward(
     spikes, last = torch.empty_like(x), torch.empty_like(x[0]) if keep else None
     rows, groups, plan = _plan(x, weight, eps, n)
     with torch.cuda.device_of(x):
-        _forward[(rows * groups,)](x, *_contiguous(state, weight, bias), spikes, last, x[0].numel(), groups, **plan)
+        _forward[(rows * groups,)](x, *contiguous(state, weight, bias), spikes, last, x[0].numel(), groups, **plan)
     return spikes, last
 
 
@@ -218,7 +220,7 @@ def backward(
         partial = x.new_empty((2, programs, *weight.shape), dtype=kind)
     with torch.cuda.device_of(x):
         _backward[(programs, groups)](
-            x, *_contiguous(state, weight, bias, grad_spikes, grad_last), grad_x, grad_state,
+            x, *contiguous(state, weight, bias, grad_spikes, grad_last), grad_x, grad_state,
             *((None, None) if partial is None else partial), x[0].numel(), rows, groups, **plan,
         )  # fmt: skip
     if weight is None or partial is None:
@@ -236,7 +238,3 @@ def _plan(x: Tensor, weight: Tensor | None, eps: float, n: Neuron) -> tuple[int,
         return triton.cdiv(x[0].numel(), BLOCK), 1, {"D": BLOCK, "WIDTH": BLOCK, "num_warps": 4, **plan}
     block = triton.next_power_of_2(width)
     return x.shape[1], groups, {"D": width, "WIDTH": block, "num_warps": min(16, max(1, block // 128)), **plan}
-
-
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [tensor.contiguous() if tensor is not None else None for tensor in tensors]

@@ -27,7 +27,8 @@ def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
     Shapes:  spikes [..., K], weight [N, K], bias [N] -> [..., N].  Dtype: any; the compiled sums are for float32 and
              float64 on the CPU. Any numbers are right, not only spikes: they take the matrix product.
     Backend: "cpp" (compiled sums), "torch" (the definition); None takes the compiled one where it is sooner.
-    Raises:  ValueError for a backend that cannot run, or "cpp" with other numbers than -1, 0 and 1.
+    Raises:  ValueError for a backend that cannot run, or "cpp" with other numbers than -1, 0 and 1. Shapes that don't
+             fit are for the definition, which raises RuntimeError, or broadcasts a bias of one number.
     """
     if backend not in (None, "cpp", "torch"):
         raise ValueError(f"backend: expected cpp or torch, got {backend!r}")
@@ -37,12 +38,14 @@ def spike_linear(spikes: Tensor, weight: Tensor, bias: Tensor | None = None, *, 
         and spikes.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and spikes.numel() > 0
+        and _fit(spikes, weight, bias)
         and backend != "torch"
         and (backend == "cpp" or spikes.numel() >= FEWEST_ROWS * spikes.shape[-1])
         and kernels.load() is not None
     )
     if backend == "cpp" and not possible:
-        raise ValueError(f"backend 'cpp' cannot run a linear map of {spikes.dtype} on {spikes.device} here")
+        shapes = " and ".join(str(list(each.shape)) for each in (spikes, weight))
+        raise ValueError(f"backend 'cpp' cannot run a linear map of {spikes.dtype} {shapes} on {spikes.device} here")
     if not possible:
         return linear(spikes, weight, bias)
     bits = kernels.spike_bits(spikes.detach())
@@ -59,11 +62,18 @@ def spike_linear_int8(spikes: Tensor, weight: Tensor, scale: Tensor, bias: Tenso
     Shapes:  spikes [..., K] in float32, weight [N, K] in int8, scale [N], bias [N] in float32 -> [..., N].
     The sums of bytes are exact; the compiled ones take spikes of -1, 0 and 1 on the CPU, the definition the rest.
     """
-    if spikes.device.type == "cpu" and spikes.dtype == torch.float32 and spikes.numel() and kernels.load() is not None:
+    whole = spikes.device.type == "cpu" and spikes.dtype == torch.float32 and spikes.numel()
+    if whole and _fit(spikes, weight, bias) and scale.shape == weight.shape[:1] and kernels.load() is not None:
         bits = kernels.spike_bits(spikes)
         if bits.shape[0]:
             return kernels.spike_linear_int8(bits, weight, scale, bias).view(*spikes.shape[:-1], -1)
     return linear(spikes, scale[:, None] * weight, bias)
+
+
+def _fit(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether the compiled sums may read these: they look at no shape."""
+    inputs = weight.dim() == 2 and weight.shape[0] > 0 and spikes.dim() > 0 and spikes.shape[-1] == weight.shape[1]
+    return inputs and (bias is None or bias.shape == weight.shape[:1])
 
 
 class _SpikeLinear(torch.autograd.Function):
