@@ -8,6 +8,7 @@ compared when their models are gone.
 from __future__ import annotations
 
 import base64
+import functools
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -72,16 +73,22 @@ def paired(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     seeds = sorted(set(held[0]) & set(held[1]))
     if not seeds:
         raise ValueError(f"{here} and {there} share no seed with the answers to each text; reproduce both again")
-    mine, theirs = (
-        [answered(cell, one[seed]) for seed in seeds] for cell, one in zip((first, second), held, strict=True)
-    )
-    if first["metric"] in RIGHT:
-        found = _of_shares(*(np.stack([each["correct"] for each in rows]).astype(int) for rows in (mine, theirs)))
-    else:
-        found = _of_scores(
-            first["metric"], mine[0]["gold"], *([each["answers"] for each in rows] for rows in (mine, theirs))
-        )
-    return {"texts": first["texts"], "seeds": seeds, **found}
+    both = (tuple(one[seed] for seed in seeds) for one in held)
+    return {
+        "texts": first["texts"],
+        "seeds": seeds,
+        **_between(first["metric"], first["texts"], first.get("gold"), *both),
+    }
+
+
+@functools.lru_cache(maxsize=4096)  # a page of results is written again after each row that is measured
+def _between(metric: str, texts: int, gold: str | None, first: tuple[str, ...], second: tuple[str, ...]) -> dict:
+    """What `paired` finds of the packed answers of the same seeds; not to be changed."""
+    cell = {"metric": metric, "texts": texts, "gold": gold}
+    mine, theirs = ([answered(cell, text) for text in packed_texts] for packed_texts in (first, second))
+    if metric in RIGHT:
+        return _of_shares(*(np.stack([each["correct"] for each in rows]).astype(int) for rows in (mine, theirs)))
+    return _of_scores(metric, mine[0]["gold"], *([each["answers"] for each in rows] for rows in (mine, theirs)))
 
 
 def _of_shares(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
