@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from spiketext.tables import half_character
+
 Variant = Callable[[str, tuple, bool], str]
 
 
@@ -97,7 +99,13 @@ class TextRows(Rows):
     def _encode(self, texts: list[str], pairs: list[str] | None) -> tuple[list[list[int]], list[list[int]], int]:
         """Ids, segments, and how many texts had to be cut."""
         asked = {"return_token_type_ids": True, "return_attention_mask": False, "verbose": False}
-        encoded = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, **asked)
+        try:
+            encoded = self.tokenizer(texts, pairs, truncation=True, max_length=self.max_length, **asked)
+        except TypeError:
+            half = next(filter(None, map(half_character, [*texts, *(pairs or [])])), None)
+            if half is None:
+                raise
+            raise ValueError(f"a text holds {half!r}, half a character; expected whole ones (UTF-8)") from None
         ids, segments = encoded["input_ids"], encoded["token_type_ids"]
         full = [row for row, tokens in enumerate(ids) if len(tokens) == self.max_length]
         if not full:

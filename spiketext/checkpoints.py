@@ -154,8 +154,16 @@ def label_names(model: PreTrainedModel) -> list[str]:
 
 
 def teacher_of_task(name: str) -> PreTrainedModel:
-    """A classifier, frozen. Errors: `load_classifier`."""
-    return load_classifier(name).eval().requires_grad_(False)
+    """A dense classifier with layers, frozen. Errors: `load_classifier`, `as_teacher`."""
+    return as_teacher(load_classifier(name), name).eval().requires_grad_(False)
+
+
+def as_teacher(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """The same model; raises ValueError for one without layers of features in float, as a TextCNN or a student."""
+    if not hasattr(model.config, "num_hidden_layers") or hasattr(model.config, "time_steps"):
+        raise ValueError(f"teacher {name}: is a {type(model).__name__}, expected a dense encoder with layers: minilm, a"
+                         " BERT of the Hub, or the folder of spiketext teacher or mlm")  # fmt: skip
+    return model
 
 
 def quiet() -> None:

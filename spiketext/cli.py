@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import select
 import sys
@@ -192,9 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 141
-        return _refuse(
-            args.command, f"{error.strerror or error}: {error.filename or 'the disk'}; free space and repeat"
-        )
+        full = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        advice = "free space and repeat" if full else "choose another path"
+        return _refuse(args.command, f"{error.strerror or error}: {error.filename or 'the disk'}; {advice}")
     except KeyboardInterrupt:
         print(f"\nspiketext {args.command}: interrupted; the same command again resumes", file=sys.stderr)
         return 130

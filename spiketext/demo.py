@@ -65,8 +65,10 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
 
 def _unlabelled(root: Path) -> str:
     """The training texts without their labels, as the corpus of stage 1."""
-    path = root / "unlabelled.txt"
-    write_whole(path, "\n".join(load("demo").splits["train"].texts))
+    path, text = root / "unlabelled.txt", "\n".join(load("demo").splits["train"].texts)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"--out {root}: holds an unlabelled.txt that is not the demo's; choose another folder")
+    write_whole(path, text)
     return str(path)
 
 

@@ -182,7 +182,8 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     if run.result is not None:
         return run.result
     prepare(options)
-    teacher, tokenizer = checkpoints.load_encoder(options.teacher), checkpoints.load_tokenizer(options.teacher)
+    teacher = checkpoints.as_teacher(checkpoints.load_encoder(options.teacher), options.teacher)
+    tokenizer = checkpoints.load_tokenizer(options.teacher)
     config = new_student(options, tokenizer, teacher.config)
     student = new_encoder(config)
     pairs = pairs_of(options, config.num_hidden_layers, teacher.config.num_hidden_layers)

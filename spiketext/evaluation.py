@@ -18,10 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from spiketext.batching import TextRows
 from spiketext.checkpoints import label_names, load_classifier, load_tokenizer, on_gpu
 from spiketext.data import Split, TextSet, load
+from spiketext.datasets import BUILT_IN
 from spiketext.models.streaming import Stepper
 from spiketext.neurons import LIF
 from spiketext.precision import to_precision
 from spiketext.rates import RateCounter
+from spiketext.runs import read_json
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 _LOG = "test_reads.jsonl"
@@ -250,7 +252,7 @@ def evaluate(
         with counter.counting(network):
             answers = _logits(network, tokenizer, rows, batch_size, counter, progress)
     answers, labels = in_order(network, text_set, answers), np.asarray(part.labels)
-    result = {
+    result: dict[str, Any] = {
         "model": model,
         "data": text_set.name,
         "split": split,
@@ -264,6 +266,10 @@ def evaluate(
         "precision": precision,
         "data_hash": text_set.hash,
     }
+    made = read_json(Path(model) / "spiketext.json") or {}
+    if text_set.name not in BUILT_IN and made.get("data_hash", text_set.hash) != text_set.hash:
+        result["note"] = f"it learned from {made['data']} as its texts were: of a file that grew or was sorted since, "
+        result["note"] += f"texts that are {split} now may be among them"
     if per_text:
         result |= per_text_of(text_set.task, answers, labels)
     if steps is not None:

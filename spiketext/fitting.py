@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from json import JSONDecodeError
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -199,7 +202,7 @@ def fit(
         compute_metrics=None if measure is None else lambda seen: measure(seen.predictions, seen.label_ids),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=run.checkpoint())
+    _train_on(trainer, run.checkpoint())
     trainer.accelerator.wait_for_everyone()  # the first process drops the checkpoints when it finishes
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Clock))
     if not torch.isfinite(torch.stack([p.detach().sum() for p in objective.parameters()])).all():
@@ -219,6 +222,21 @@ def fit(
         "precision": "bf16" if arguments.bf16 else "float32",
         **({"truncated": f"{rows.truncated} of {len(rows.texts)}"} if isinstance(rows, TextRows) else {}),
     }
+
+
+def _train_on(trainer: Trainer, checkpoint: str | None) -> None:
+    """Train, from a checkpoint where there is one; raises ValueError for one that was damaged since."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (EOFError, RuntimeError, SafetensorError, UnpicklingError, JSONDecodeError) as error:
+        damaged = not isinstance(error, RuntimeError) or "PytorchStreamReader" in str(error)
+        if checkpoint is None or not damaged:
+            raise
+        why = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"checkpoint {checkpoint}: is damaged ({why}); remove it, and the same command goes on from the one "
+            "before, or begins again where there is none"
+        ) from None
 
 
 def _take_one_gpu(arguments: TrainingArguments) -> None:

@@ -126,6 +126,39 @@ def _hush() -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the bars of all of them at once are no help
 
 
+_TAKEN: dict[
+    tuple[int, int], int
+] = {}  # the folders in which this process is at work, moved or not, and what holds them
+
+
+def take(folder: Path) -> bool:
+    """Mark a folder as this process's place of work until it is given back; False while it is another process's."""
+    if sys.platform == "win32" or _identity(folder) in _TAKEN:
+        return True
+    import fcntl
+
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return False
+    _TAKEN[_identity(folder)] = held
+    return True
+
+
+def give_back(folder: Path) -> None:
+    """Undo `take`."""
+    held = _TAKEN.pop(_identity(folder), None)
+    if held is not None:
+        os.close(held)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
 @contextmanager
 def alone(folder: str) -> Iterator[None]:
     """Wait until no other process of this machine is at work in a folder, and keep others waiting meanwhile."""

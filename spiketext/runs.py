@@ -13,7 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from spiketext.processes import is_first, processes
+from spiketext.processes import give_back, is_first, processes, take
 
 CHECKPOINTS = "checkpoints"
 _WHOLE = "complete"  # the file that says that a checkpoint was written to its end
@@ -40,8 +40,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """What a JSON file holds; None where there is no such file. Raises ValueError for a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error}); restore it, or remove its folder and make it again") from None
 
 
 class Run:
@@ -49,7 +54,8 @@ class Run:
 
     options is a dataclass of `spiketext.options`. Of several processes only the first writes and removes. A run that
     learned nothing yet makes way for another one, with what it had prepared. What a kill left of a complete one goes.
-    Raises ValueError when the folder holds another run, one that began with other weights, or files that are not a run.
+    Raises ValueError when the folder holds another run, one that began with other weights, or files that are not a run,
+    and while another program is at work in it.
     """
 
     def __init__(self, command: str, options: Any):
@@ -65,6 +71,9 @@ class Run:
         config = self.out / "run.json"
         if not config.exists() and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise ValueError(f"--out {self.out}: exists and is not a run of spiketext; choose a new folder")
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not (self.out / "result.json").exists() and not take(self.out):
+            raise ValueError(f"--out {self.out}: another program is at work in it; wait for its end, or stop it")
         before = read_json(config) or {}
         weights, began_with = _weights_below(self.asked), before.pop(_WEIGHTS, {})
         then = {name: before.get(name, self.defaults.get(name)) for name in {*before, *self.asked}}  # younger options
@@ -135,6 +144,7 @@ class Run:
                 os.replace(file, self.out / file.name)
         write_whole(self.out / "result.json", json.dumps(result, indent=2))
         shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)
+        give_back(self.out)
         return result
 
 
@@ -150,7 +160,10 @@ def _weights_below(asked: dict[str, Any]) -> dict[str, str]:
 
 
 def mark_whole(checkpoint: Path, keep: set[str]) -> None:
-    """Say that a checkpoint was written to its end, then remove its elders except those in `keep`."""
+    """Say that a checkpoint was written to its end, on the disk too, then remove its elders except those in `keep`."""
+    for file in checkpoint.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
     (checkpoint / _WHOLE).touch()
     for folder in checkpoint.parent.glob("checkpoint-*"):
         if folder != checkpoint and folder.name not in keep:

@@ -128,7 +128,7 @@ def _json_records(path: Path, text: str) -> list[tuple[int, dict]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: row {number} is not valid JSON ({error}); expected one object a line.") from None
         if not isinstance(record, dict):
             raise ValueError(f"{path}: row {number} is a JSON {type(record).__name__}, expected an object.")
@@ -223,13 +223,26 @@ def _text_value(path: Path, number: int, record: dict, column: str) -> str:
     value = record.get(column)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{path}: row {number} has {shown(value)} in column {column!r}, expected a text.")
+    if value and (half := half_character(value)):
+        raise ValueError(f"{path}: row {number} has {half!r} in column {column!r}, half a character; write whole ones.")
     return (value or "").strip()
+
+
+def half_character(text: str) -> str | None:
+    """A surrogate, half of a pair, that stands alone in a text, which no tokenizer reads; None without one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
 
 
 def _label_value(path: Path, number: int, record: dict, column: str) -> str:
     value = record.get(column)
     if isinstance(value, list | dict):
         raise ValueError(f"{path}: row {number} has {shown(value)} as its label, expected one string or number.")
+    if isinstance(value, float):  # 1.0 is the class 1, and NaN is how tables of numbers say that there is none
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
     return "" if value is None else str(value).strip()
 
 

@@ -269,7 +269,7 @@ def teacher(options: TeacherOptions) -> dict[str, Any]:
 
     def build(text_set: TextSet):
         model = checkpoints.load_for_training(options.model, **label_settings(text_set))
-        return model, checkpoints.load_tokenizer(options.model)
+        return checkpoints.as_teacher(model, options.model), checkpoints.load_tokenizer(options.model)
 
     return _learn_labels("teacher", options, build)
 
@@ -285,6 +285,9 @@ def train(options: TrainOptions) -> dict[str, Any]:
             return make(options, text_set.splits["train"], label_settings(text_set))
         if options.start:
             model = checkpoints.load_for_training(options.start, **label_settings(text_set))
+            if not hasattr(model.config, "num_hidden_layers"):
+                raise ValueError(f"--from {options.start}: is a {type(model).__name__}, expected a spikebert or BERT; "
+                                 "name its kind with --model")  # fmt: skip
             return model, checkpoints.load_tokenizer(options.start)
         tokenizer = checkpoints.load_tokenizer(options.tokenizer)
         config = new_student(options, tokenizer)

@@ -192,6 +192,63 @@ def test_teacher_and_student_with_different_tokenizers_are_refused(trained, own,
     assert "different tokenizers" in line
 
 
+def test_a_teacher_without_layers_in_float_is_refused(trained, own, tmp_path, capsys):
+    asked = ["--teacher", trained["spiking"], "--out", str(tmp_path / "out"), *TINY]
+    for command, texts in (("distill", ["--data", str(own)]), ("pretrain", ["--corpus", str(own), "--tokens", "500"])):
+        line = refused(capsys, command, *texts, *asked)
+        assert "is a SpikeBert" in line and "expected a dense encoder with layers" in line
+
+
+def test_a_folder_in_which_another_program_is_at_work_is_refused(own, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
+    command = ["train", "--data", str(own), "--layers", "1", "--width", "8", "--heads", "2", "--out", str(out), *TINY]
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout and other.stdout.readline()
+        assert "another program is at work in it" in refused(capsys, *command)
+        assert not list(out.iterdir())
+        other.communicate(b"\n")
+    assert main(command) == 0 and (out / "result.json").exists()
+
+
+def test_what_cannot_be_written_or_read_is_named(trained, own, tmp_path, capsys):
+    afile, out = tmp_path / "afile", tmp_path / "out"
+    afile.write_text("mine")
+    line = refused(capsys, "export", "--model", trained["spiking"], "--out", str(afile / "x"))
+    assert "afile" in line and "choose another path" in line and "free space" not in line
+    out.mkdir()
+    (out / "run.json").write_text("")
+    line = refused(capsys, "train", "--data", str(own), "--out", str(out), *TINY)
+    assert str(out / "run.json") in line and "is damaged" in line
+    (tmp_path / "unlabelled.txt").write_text("my own texts")
+    assert "not the demo's" in refused_demo(tmp_path) and (tmp_path / "unlabelled.txt").read_text() == "my own texts"
+
+
+def refused_demo(folder: Path) -> str:
+    from spiketext.demo import _unlabelled
+
+    with pytest.raises(ValueError) as caught:
+        _unlabelled(folder)
+    return str(caught.value)
+
+
+def test_a_file_that_grew_is_told_where_its_model_is_scored(trained, own, tmp_path, capsys):
+    score = ["evaluate", "--model", trained["spiking"], "--split", "validation", "--json", "--data"]
+    assert main([*score, str(own)]) == 0 and "note" not in json.loads(capsys.readouterr().out)
+    grown = tmp_path / f"grown{own.suffix}"
+    head, *rows = own.read_text(encoding="utf-8").splitlines()
+    grown.write_text("\n".join([head, *reversed(rows)]) + "\n", encoding="utf-8")
+    assert main([*score, str(grown)]) == 0
+    assert "texts that are validation now may be among them" in json.loads(capsys.readouterr().out)["note"]
+
+
+def test_half_a_character_is_refused(trained, capsys):
+    assert "half a character" in refused(capsys, "predict", "--model", trained["spiking"], "a \ud83d b")
+
+
 @pytest.mark.parametrize(("pairs", "expected"), [("1:9", "out of range"), ("1-2", "expected last, first or pairs")])
 def test_a_layer_map_out_of_range_is_refused(pairs, expected, trained, own, tmp_path, capsys):
     line = refused(capsys, "distill", "--data", str(own), "--teacher", trained["teacher"], "--layer-map", pairs,

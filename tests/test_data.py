@@ -343,10 +343,13 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, case):
     ("line", "message"),
     [
         ("{broken", r"a\.jsonl: row 2 is not valid JSON"),
+        ("[" * 100_000, r"a\.jsonl: row 2 is not valid JSON"),
+        (r'{"text": "\ud83d a", "label": 1}', r"row 2 has '\\ud83d' in column 'text', half a character"),
         ('["text"]', r"row 2 is a JSON list, expected an object"),
         ('{"text": 3, "label": 1}', r"row 2 has 3 in column 'text', expected a text"),
         ('{"text": "a", "label": [1]}', r"row 2 has \[1\] as its label"),
         ('{"text": "a"}', r"row 2 has no label"),
+        ('{"text": "a", "label": NaN}', r"row 2 has no label"),
         ('{"text": null, "label": 1}', r"row 2 has no text"),
     ],
 )
@@ -354,6 +357,15 @@ def test_a_bad_json_line_is_named(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 0}\n' + line + "\n")
     with raises(message):
         load(tmp_path / "a.jsonl")
+
+
+def test_a_whole_number_is_one_class_however_it_is_written(tmp_path):
+    lines = [
+        f'{{"text": "text {row}", "label": {label}}}'
+        for row, label in enumerate(["0", "0.0", '"0"', "1", "1.0", '"1"'])
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines * 1) + "\n")
+    assert load(tmp_path / "a.jsonl").labels == ["0", "1"]
 
 
 def test_another_type_of_file_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,6 +326,33 @@ def test_a_run_killed_after_its_end_and_moved_is_only_finished(
     assert all(torch.equal(one[name], two[name]) for name in one)
     histories = [json.loads((folder / "history.json").read_text()) for folder in (whole, out)]
     assert histories[0][:-1] == histories[1][:-1] and "train_runtime" in histories[0][-1]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+@pytest.mark.parametrize("left", [0, 9])
+def test_a_checkpoint_that_was_damaged_is_named_and_removing_it_helps(
+    file, left, tiny_teacher, columns, tmp_path, monkeypatch
+):
+    def run():
+        asked = {"epochs": 0.5, "evals_per_epoch": 2}
+        return training.teacher(
+            TeacherOptions(model=tiny_teacher, out=str(tmp_path / "out"), **asked, **columns, **COMMON)
+        )
+
+    def killed(self, save, result):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    checkpoint = max((tmp_path / "out/checkpoints").glob("checkpoint-*"), key=lambda each: int(each.name[11:]))
+    damaged = checkpoint / file
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    with pytest.raises(ValueError, match=rf"checkpoint .*{checkpoint.name}: is damaged .*remove it"):
+        run()
+    shutil.rmtree(checkpoint)
+    assert run()["steps"] > 0
 
 
 def test_a_process_takes_one_gpu(tmp_path):
