@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,15 @@ from spiketext.evaluation import model_inputs, scores
 from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertModel
-from spiketext.options import DataOptions, StudentOptions, TaskOptions, TeacherOptions, TrainingOptions, TrainOptions
+from spiketext.options import (
+    DataOptions,
+    StudentOptions,
+    TaskOptions,
+    TeacherOptions,
+    TrainingOptions,
+    TrainOptions,
+    WordOptions,
+)
 from spiketext.rates import RateBudget
 from spiketext.runs import Run, read_json
 from spiketext.wordmodels import WORD_MODELS, new_word_model, start_from
@@ -261,6 +270,16 @@ def finish(
     return run.finish(save, {**about, **result})
 
 
+def _require_own_options(options: TrainOptions) -> None:
+    """Raises ValueError for an option of the other kind of network; what both have is checked where it is read."""
+    mine, other = (StudentOptions, WordOptions) if options.model == "spikebert" else (WordOptions, StudentOptions)
+    shared = {field.name for field in fields(mine)} | {"time_steps"}
+    given = [each.name for each in fields(other) if getattr(options, each.name) != each.default]
+    foreign = [f"--{name.replace('_', '-')}" for name in given if name not in shared]
+    if foreign:
+        raise ValueError(f"{', '.join(foreign)}: a {options.model} has no such thing; leave it out")
+
+
 def teacher(options: TeacherOptions) -> dict[str, Any]:
     """Fine-tune a BERT-type model on labelled texts, chosen on validation; saved in options.out.
 
@@ -280,6 +299,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
     def build(text_set: TextSet):
         if options.model not in ("spikebert", *WORD_MODELS):
             raise ValueError(f"model: expected spikebert, {', '.join(WORD_MODELS)}; got {options.model!r}")
+        _require_own_options(options)
         if options.model in WORD_MODELS:
             make = start_from if options.start else new_word_model
             return make(options, text_set.splits["train"], label_settings(text_set))

@@ -214,6 +214,14 @@ def test_a_folder_in_which_another_program_is_at_work_is_refused(own, tmp_path, 
     assert main(command) == 0 and (out / "result.json").exists()
 
 
+def test_an_option_of_another_network_is_refused(own, tmp_path, capsys):
+    asked = ["train", "--data", str(own), "--out", str(tmp_path / "out"), *TINY]
+    line = refused(capsys, *asked, "--vectors", "nope.txt", "--neurons-per-class", "5", "--dropout", "0.1")
+    assert "--vectors, --neurons-per-class, --dropout: a spikebert has no such thing" in line
+    line = refused(capsys, *asked, "--model", "textcnn", "--preset", "binary", "--layers", "7", "--alpha", "3")
+    assert "--preset, --layers, --alpha: a textcnn has no such thing" in line
+
+
 def test_what_cannot_be_written_or_read_is_named(trained, own, tmp_path, capsys):
     afile, out = tmp_path / "afile", tmp_path / "out"
     afile.write_text("mine")
