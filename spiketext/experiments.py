@@ -305,7 +305,7 @@ def cells(folder: Path, spec: dict[str, Any], seeds: int | None = None) -> list[
     found = []
     for data, row in itertools.product(sets_of(spec), spec["rows"]):
         mine = known.get((row["row"], data), [])
-        if any(outdated(folder, cell, spec, row, data) for cell in mine[:1]):
+        if mine and outdated(folder, mine[0], spec, row, data):
             mine = []
         done = results.complete(mine)
         left = [seed for seed in wanted if seed not in done]

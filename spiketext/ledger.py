@@ -71,7 +71,7 @@ def plan(
                 cell = done.get((row["row"], data, metric))
                 if cell is None or not _holds(folder, cell, spec, row, data, text_hash):
                     cell = _empty(folder, spec, data, row, metric, text_hash)
-                result["cells"].append(cell | _beside(spec, row, data, metric == main))
+                result["cells"].append(cell | _beside(row, data, metric == main))
     held = {seed for cell in result["cells"] for seed in cell["seeds"]} | set(range(seeds or 0))
     if not held <= set(spec["seeds"]):
         result["command"] += f" --seeds {max(held) + 1}"
@@ -106,12 +106,12 @@ def _empty(folder: Path, spec: dict, data: str, row: dict, metric: str, data_has
     cell = {"row": row["row"], "column": data, "metric": metric, "unit": results.UNITS.get(metric, "%"), "values": [],
             "seeds": [], "split": spec.get("split", "test"), "data_hash": data_hash, "config": spec["path"],
             "asked": asked_of(spec, row, data), "wall_s": [], "test_reads": 0, "status": "empty",
-            "cost_s": of_set(row.get("cost_s"), data), "paper": None}  # fmt: skip
+            "cost_s": of_set(row.get("cost_s"), data)}  # fmt: skip
     below = rests_on(folder, spec, row, data)
     return cell | ({"rests_on": below} if below else {})
 
 
-def _beside(spec: dict, row: dict, data: str, is_main: bool) -> dict[str, Any]:
+def _beside(row: dict, data: str, is_main: bool) -> dict[str, Any]:
     """What a cell shows beside its values, as its row has it today: the published number, its place on a curve."""
     place = {"at": row["at"], "curve": row["curve"]} if "at" in row else {}
     return {"paper": of_set(row.get("paper"), data) if is_main else None, **place}

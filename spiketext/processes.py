@@ -126,9 +126,7 @@ def _hush() -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  the bars of all of them at once are no help
 
 
-_TAKEN: dict[
-    tuple[int, int], int
-] = {}  # the folders in which this process is at work, moved or not, and what holds them
+_TAKEN: dict[tuple[int, int], int] = {}  # folders in which this process is at work, moved or not, and their locks
 
 
 def take(folder: Path) -> bool:
