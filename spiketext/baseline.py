@@ -10,6 +10,8 @@ from spiketext.data import Split, TextSet
 from spiketext.evaluation import per_text_of, scores
 from spiketext.words import language_of
 
+NAME = "TF-IDF + logistic regression"
+
 
 def tfidf(text_set: TextSet, split: str = "test") -> dict[str, Any]:
     """TF-IDF (words and pairs of words; Chinese: characters and pairs) with logistic regression; for scores ridge.
@@ -36,7 +38,11 @@ def tfidf(text_set: TextSet, split: str = "test") -> dict[str, Any]:
         return hstack([first, second, first.multiply(second)], format="csr")
 
     def answers(model: Any, features: Any) -> np.ndarray:
-        return model.predict(features)[:, None] if text_set.task == "regression" else model.predict_proba(features)
+        if text_set.task == "regression":
+            return model.predict(features)[:, None]
+        known = np.zeros((features.shape[0], len(text_set.labels)))
+        known[:, model.classes_] = model.predict_proba(features)  # training texts may lack a class
+        return known
 
     learned, chosen_on = read(train), read(validation)
     best: Any = None

@@ -46,7 +46,7 @@ STAGES: dict[str, tuple[str, type, str, str]] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line. A flag left out is None here: --config comes next, then the default of the field."""
+    """The whole command line. A flag left out is what --config says, else None here, and the default of the field."""
     parser = argparse.ArgumentParser(prog="spiketext", description="Spiking text classifiers.")
     parser.add_argument("--version", action="version", version=f"spiketext {__version__}")
     groups = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -55,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub = groups.add_parser(name, help=text, description=text, epilog=f"example: {example}" if example else None)
         sub.set_defaults(run=run)
         sub.add_argument("--json", action="store_true", help="print JSON for programs")
+        sub.add_argument(
+            "--config", action=_Config, metavar="FILE", help="TOML file with flags of this command; flags win"
+        )
         return sub
 
     demo = command(
@@ -71,7 +74,6 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (module, options, text, example) in STAGES.items():
         stage = command(name, commands.stage, text, example)
         stage.set_defaults(module=module, options=options)
-        stage.add_argument("--config", help="TOML file with fields of this command; flags win")
         _add_fields(stage, options)
     evaluate = command("evaluate", commands.evaluate, "scores and firing rates of a model",
                        "spiketext evaluate --model runs/spiking --data reviews.csv")  # fmt: skip
@@ -132,7 +134,6 @@ def build_parser() -> argparse.ArgumentParser:
         shared.add_argument("--model", required=True, help="folder of the model")
     attack = command("attack", commands.attack, "attack a model by substituting words",
                      "spiketext attack --model runs/spiking --data mr --recipe pwws --out runs/attack")  # fmt: skip
-    attack.add_argument("--config", help="TOML file with fields of this command; flags win")
     _add_fields(attack, AttackOptions)
     bench = command("bench", commands.bench, "measure speed and memory, or list what can be measured",
                     "spiketext bench linear neuron")  # fmt: skip
@@ -154,6 +155,36 @@ def build_parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--folder", default="experiments", help="where the TOML files are")
     reproduce.add_argument("--data-dir", help="folder of the built-in sets; default: SPIKETEXT_DATA")
     return parser
+
+
+class _Config(argparse.Action):
+    """Take flags from a TOML file, as if they stood here. Raises ValueError for an unknown one, or another type."""
+
+    def __call__(self, parser: Any, namespace: Any, path: Any, option_string: Any = None) -> None:
+        """Called by argparse at --config FILE."""
+        known = {action.option_strings[0].lstrip("-").replace("-", "_"): action for action in parser._actions
+                 if action.option_strings and action.dest not in ("help", "config")}  # fmt: skip
+        for name, value in commands.read_toml(path).items():
+            action = known.get(name.replace("-", "_"))
+            if action is None:
+                choices = ", ".join(sorted(known))
+                raise ValueError(f"--config {path}: unknown key {name!r}; expected one of {choices}")
+            kind = bool if action.nargs == 0 else list if action.nargs else action.type or str
+            right = isinstance(value, bool) == (kind is bool) and isinstance(
+                value, (kind, int) if kind is float else kind
+            )
+            if not right:
+                raise ValueError(f"--config {path}: {name} = {value!r}, expected {kind.__name__}")
+            setattr(namespace, action.dest, kind(value))
+            action.required = False
+
+
+def _config_first(argv: Sequence[str]) -> list[str]:
+    """Arguments with --config FILE right behind the command, so that the flags, which come later, win."""
+    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config")
+    found, rest = config.parse_known_args(argv)
+    return [*rest[:1], "--config", found.config, *rest[1:]] if found.config is not None else list(argv)
 
 
 def _add_fields(parser: argparse.ArgumentParser, options: type) -> None:
@@ -179,7 +210,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     130 on Ctrl-C, 141 when the reader of standard output has left, as `head` does.
     """
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        args = build_parser().parse_args(_config_first(argv))
+    except (ValueError, OSError) as error:  # of --config
+        return _refuse(argv[0], error)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_memory()
     warnings.filterwarnings("ignore", category=FutureWarning)

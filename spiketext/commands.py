@@ -20,19 +20,9 @@ RENAMED = {"start": "from"}  # a field that is a Python keyword on the command l
 
 
 def options_from(options: type, args: argparse.Namespace) -> Any:
-    """Options out of the TOML file of --config and the flags, which win. Raises ValueError for an unknown key."""
+    """Options out of the flags that were given."""
     known = {field.name for field in fields(options)}
-    asked: dict[str, Any] = {}
-    config = getattr(args, "config", None)
-    if config:
-        asked = {name.replace("-", "_"): value for name, value in read_toml(config).items()}
-        asked = {next((mine for mine, theirs in RENAMED.items() if theirs == name), name): value
-                 for name, value in asked.items()}  # fmt: skip
-        for name in asked:
-            if name not in known:
-                raise ValueError(f"--config {config}: unknown key {name!r}; expected one of {', '.join(sorted(known))}")
-    asked |= {name: getattr(args, name) for name in known if getattr(args, name, None) is not None}
-    return options(**asked)
+    return options(**{name: getattr(args, name) for name in known if getattr(args, name, None) is not None})
 
 
 def read_toml(path: str) -> dict[str, Any]:
@@ -65,6 +55,8 @@ def stage(args: argparse.Namespace) -> None:
     options = options_from(args.options, args)
     result = getattr(importlib.import_module(f"spiketext.{args.module}"), args.command)(options)
     flat = result | {f"validation_{name}": value for name, value in result["validation"].items()}
+    for name, known in result.get("beside", {}).items():
+        flat[f"validation of {name}"] = ", ".join(f"{metric} {value:.4f}" for metric, value in known.items())
     for name, law in result.get("limit_law", {}).items():
         flat[f"difference, {name}"] = ", ".join(f"{layer} T^{power:.2f}" for layer, power in law["exponents"].items())
     _show(result, args, lambda: _pairs_table(flat) + f"\nsaved in {options.out}")
@@ -299,7 +291,7 @@ def _listing_text(rows: list[dict[str, Any]], cells: bool) -> str:
         return columns([cell | {"done": len(cell["done"]), "open": len(cell["open"])} for cell in shown])
     lines = [{"experiment": row["name"], "scale": row["scale"] or "", "state": row["state"],
               "hours to go": round(row["cost_s"] / 3600, 1), "title": row["title"]} for row in rows]  # fmt: skip
-    return columns(lines)
+    return columns(lines) + "\nhours: of the open runs alone; models they start from that are not in runs/ come on top"
 
 
 def bench(args: argparse.Namespace) -> None:

@@ -48,9 +48,7 @@ def demo(out: str = "runs/demo", say: Callable[[str], None] = lambda text: None)
     say("4/4 SpikeBERT, stage 2: the task")
     spiking = str(root / "spikebert")
     distillation.distill(DistillOptions(teacher=teacher, student=first, data="demo", out=spiking, epochs=3, copies=1))
-    rows = [
-        {"model": "TF-IDF + logistic regression", "accuracy": baseline.tfidf(texts)["accuracy"], "firing_rate": None}
-    ]
+    rows = [{"model": baseline.NAME, "accuracy": baseline.tfidf(texts)["accuracy"], "firing_rate": None}]
     for name, folder in (("teacher (MiniLM)", teacher), ("spiking, trained directly", direct), ("SpikeBERT", spiking)):
         scored = evaluate(folder, texts, "test")
         rows.append({"model": name, **{key: scored[key] for key in ("accuracy", "firing_rate", "test_reads")}})

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,7 @@ from spiketext import checkpoints
 from spiketext.answers import Teacher
 from spiketext.augmentation import Augmenter, english_reader
 from spiketext.data import TextSet
-from spiketext.evaluation import model_inputs, scores
+from spiketext.evaluation import in_order, logits_of, model_inputs, scores
 from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, check_layer_map, feature_loss, label_loss, layer_map, logit_loss
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
@@ -243,6 +244,9 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     _remember(objective, run, options)
     measure = partial(scores, text_set.task)
     result = fit(objective, rows, validation, options, run, measure, text_set.metric)
+    part = text_set.splits["validation"]
+    told = in_order(teacher, text_set, logits_of(teacher, tokenizer, part.texts, part.pairs))
+    result |= {"beside": {"teacher": scores(text_set.task, told, np.asarray(part.labels))}}
     result |= {"layer_map": pairs, "initialised_tensors": copied, "stage1": options.student,
                "part_of_speech": bool(augment and augment.pool),
                "unlabelled_texts": 0 if more is None else len(more)}  # fmt: skip

@@ -331,7 +331,8 @@ def _is_made(folder: Path, spec: dict[str, Any]) -> bool:
 def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Every experiment, or these, at every scale: name, scale, title, state, estimated seconds to go and its cells.
 
-    A network of unlabelled text has no cells; it is made or not. Of scales put together those with a result are listed.
+    The seconds are those of the open runs themselves (a run: a cell's row with one seed), without the models that they
+    start from. A network of unlabelled text has no cells; it is made or not. Of scales put together those with a result are listed.
     """
     found = []
     for name in names or sorted(path.stem for path in folder.glob("*.toml")):
@@ -341,7 +342,9 @@ def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
             whole, begun = sum(not cell["open"] for cell in every), any(cell["done"] for cell in every)
             made = not spec["rows"] and _is_made(folder, spec)
             left = sum(cell["cost_s"] for cell in every) + (0 if made else spec.get("cost_s") or 0)
-            state = "made" if made else f"{whole}/{len(every)} cells" if begun else "not run"
+            runs, wanted = (sum(len(cell[key]) for cell in every) for key in ("done", "open"))
+            some = f"{whole}/{len(every)} cells, {runs}/{runs + wanted} runs"
+            state = "made" if made else some if begun else "not run"
             found.append({"name": name, "scale": scale, "title": spec["title"], "state": state, "cost_s": left,
                           "cells": every})  # fmt: skip
     return found

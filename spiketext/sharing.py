@@ -110,7 +110,7 @@ def model_card(model: str, name: str) -> str:
         f"---\n{data.to_yaml()}\n---\n\n# {name}",
         _what(config, made, spiking),
         "## Use\n\n" + _use(config, name),
-        _scores(rows),
+        _scores(rows, result.get("beside", {})),
         _data(made),
         _energy(read_json(folder / "energy.json")),
         _purity(read_json(folder / "audit.json")),
@@ -186,7 +186,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def _scores(rows: list[dict[str, Any]]) -> str:
+def _scores(rows: list[dict[str, Any]], beside: dict[str, dict[str, float]]) -> str:
     if not rows:
         return "## Scores\n\nNone is known."
     metrics = [metric for metric in METRICS if any(metric in row for row in rows)]
@@ -194,7 +194,12 @@ def _scores(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         numbers = [f"{row[metric]:.4f}" if metric in row else "" for metric in metrics]
         cells.append([row["data"], row["split"], " ".join(_how_read(row)), *numbers, row["reads"]])
-    return "## Scores\n\n" + _table(["data", "split", "read", *metrics, "split was"], cells)
+    others = "".join(
+        f"\n- {name}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in known.items())
+        for name, known in beside.items()
+    )
+    shown = _table(["data", "split", "read", *metrics, "split was"], cells)
+    return f"## Scores\n\n{shown}" + (f"\n\nBeside it, on validation:\n{others}" if others else "")
 
 
 def _data(made: dict) -> str:

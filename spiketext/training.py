@@ -21,10 +21,10 @@ from transformers import (
     set_seed,
 )
 
-from spiketext import checkpoints
+from spiketext import baseline, checkpoints
 from spiketext.batching import TextRows
 from spiketext.data import TextSet, load
-from spiketext.evaluation import model_inputs, scores
+from spiketext.evaluation import METRICS, model_inputs, scores
 from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, label_loss
 from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertModel
@@ -254,10 +254,15 @@ def finish(
     result: dict[str, Any],
     save_more: Callable[[str], None] = lambda folder: None,
 ) -> dict[str, Any]:
-    """Save a trained model, what else belongs to it, and what came out into the run's folder."""
+    """Save a trained model, what else belongs to it, and what came out into the run's folder.
+
+    Of labelled texts it says under "beside" what others answer on validation, so that a weak model is seen.
+    """
     about: dict[str, Any] = {"command": command, "parameters": sum(p.numel() for p in model.parameters())}
     if text_set is not None:
         about |= {"data": text_set.name, "data_hash": text_set.hash, "notes": text_set.notes}
+        known = baseline.tfidf(text_set, "validation")
+        result["beside"] = result.get("beside", {}) | {baseline.NAME: {m: known[m] for m in METRICS if m in known}}
     labelled = {text_set.name} if text_set is not None and command != "convert" else set()
     about["data_seen"] = sorted(labelled.union(*(seen_by(folder) for folder in _origins(run.asked))))
     history = result.pop("history")

@@ -22,7 +22,8 @@ def read_vectors(
     """Words in file order and their vectors, float32 [N, D], from a text file, its .gz, or a folder with FILE.
 
     most keeps the first so many words (files are sorted by frequency) and those of `wanted`; None keeps all. Every row
-    is checked, kept or not. dimension: the D that is expected.
+    is checked, kept or not. dimension: the D that is expected. A word may hold blanks after the first row, as some of
+    GloVe do.
     Raises: FileNotFoundError; ValueError naming the line of a ragged row, a word that stands twice, a value that is no
             finite number, another dimension, a header that the rows contradict, or bytes that are no UTF-8 or gzip.
     """
@@ -35,6 +36,8 @@ def read_vectors(
     promised: int | None = None
     for number, line in _lines(path):
         word, *values = line.rstrip(" ").split(" ")
+        if dimension is not None and len(values) > dimension and not _are_numbers(values[:-dimension]):
+            word, values = " ".join([word, *values[:-dimension]]), values[-dimension:]  # a word with blanks in it
         if number == 1 and len(values) == 1 and word.isdigit() and values[0].isdigit():
             promised, dimension = int(word), _agree(path, 1, int(values[0]), dimension)
             continue
@@ -75,11 +78,15 @@ def _agree(path: Path, number: int, found: int, expected: int | None) -> int:
     return found
 
 
-def _numbers(path: Path, number: int, values: list[str]) -> np.ndarray:
+def _are_numbers(values: list[str]) -> bool:
     try:
-        vector = np.array(values, dtype=np.float32)
+        return bool(np.isfinite(np.array(values, dtype=np.float32)).all())
     except ValueError:
-        vector = np.array([np.nan])
+        return False
+
+
+def _numbers(path: Path, number: int, values: list[str]) -> np.ndarray:
+    vector = np.array(values, dtype=np.float32) if _are_numbers(values) else np.array([np.nan])
     if not np.isfinite(vector).all():
         raise ValueError(f"word vectors {path}: line {number} has a value that is no finite number; correct the line")
     return vector

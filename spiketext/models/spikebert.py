@@ -29,7 +29,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from spiketext.losses import task_loss
 from spiketext.neurons import LIF, NormLIF, SpikeLinear
-from spiketext.ops import Neuron, presets, squared_attention
+from spiketext.ops import Neuron, presets, require_whole_numbers, squared_attention
 from spiketext.ops.surrogate import encode
 
 NEURON_FIELDS = ("beta", "reset", "reset_delay", "gain", "fire", "code", "levels", "signed", "surrogate", "alpha",
@@ -110,14 +110,15 @@ class SpikeBertConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads})"
-            )
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                             f"({self.num_attention_heads})")  # fmt: skip
         if self.time_steps < 1 or self.time_steps != int(self.time_steps):
             raise ValueError(f"time_steps: expected at least 1, whole; got {self.time_steps}")
         if self.code == "integer" and self.time_steps != 1:
             raise ValueError(f"the integer code has no memory: expected time_steps 1, got {self.time_steps}")
+        if self.attention == "squared":
+            levels, width = self.levels if self.code == "integer" else 1, self.hidden_size // self.num_attention_heads
+            require_whole_numbers(self.max_position_embeddings, width, levels)
         for threshold in (self.threshold, self.attention_threshold):
             Neuron(**self.neuron(threshold))
 

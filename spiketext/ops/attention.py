@@ -28,6 +28,18 @@ def squared_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _SquaredAttention.apply(q, k, v)
 
 
+def require_whole_numbers(length: int, width: int, levels: int = 1) -> None:
+    """Raises ValueError where sums over so many tokens, of heads of a width and codes up to levels, may pass 2^24.
+
+    Above it float32 rounds, so the order of the additions, and with it padding, could change a spike.
+    """
+    largest = length * levels * (levels * levels * width) ** 2
+    if largest > 2**24:
+        raise ValueError(f"squared attention of {length} tokens, heads of {width} and codes up to {levels} may sum up "
+                         f"to {largest}, expected at most {2**24}; take more heads, fewer levels or attention "
+                         "counts")  # fmt: skip
+
+
 class _SquaredAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor):

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ from spiketext.ops.surrogate import DEFAULT_ALPHA, Surrogate, derivative, encode
 
 Reset = Literal["subtract", "zero"]
 Code = Literal["binary", "ternary", "integer"]
+_Function = TypeVar("_Function", bound=Callable)
 MOST_TRITON_STEPS = 32  # its walk over time is unrolled, membranes are registers
 WIDEST_TRITON_ROW = 8192  # neurons that share a norm: one program holds them
 
@@ -81,6 +84,16 @@ class Neuron:
 _neuron = functools.lru_cache(maxsize=256)(Neuron)  # a layer asks for the same one at every call
 
 
+def _takes_neuron(function: _Function) -> _Function:
+    """Show the fields of `Neuron`, with their defaults, in the signature of a function that takes them by name."""
+    shown = inspect.signature(function)
+    own = [each for each in shown.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    constants = [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default,
+                                   annotation=field.type) for field in fields(Neuron)]  # fmt: skip
+    function.__signature__ = shown.replace(parameters=[*own, *constants])  # type: ignore[attr-defined]
+    return function
+
+
 def presets(name: str, *, tau: float = 2.0, beta: float = 1.0) -> dict[str, Any]:
     """Arguments of `lif` that reproduce a neuron of the literature.
 
@@ -103,6 +116,7 @@ def presets(name: str, *, tau: float = 2.0, beta: float = 1.0) -> dict[str, Any]
     return known[name]
 
 
+@_takes_neuron
 def lif_reference(current: Tensor, state: Tensor | None = None, **neuron: Any) -> tuple[Tensor, Tensor]:
     """The definition of `lif`: one step after the other, differentiated by autograd. Same arguments, same result."""
     n = Neuron(**neuron)
@@ -126,6 +140,7 @@ def lif_reference(current: Tensor, state: Tensor | None = None, **neuron: Any) -
     return torch.stack(spikes), membrane
 
 
+@_takes_neuron
 def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = None, **neuron: Any):
     """Run leaky integrate-and-fire neurons over all time steps.
 
@@ -155,6 +170,7 @@ def lif(current: Tensor, state: Tensor | None = None, *, backend: str | None = N
     return spikes.view(current.shape), last.view(current.shape[1:])
 
 
+@_takes_neuron
 def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: str | None = None, **neuron: Any):
     """Layer normalisation and then `lif`, in one pass over memory where a compiled back end runs.
 
@@ -165,6 +181,7 @@ def norm_lif(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, backend: st
     return _norm_lif(x, None, weight, bias, eps, backend, neuron, keep=False)[0]
 
 
+@_takes_neuron
 def norm_lif_from(
     x: Tensor, state: Tensor | None, weight: Tensor, bias: Tensor, eps: float, *, backend: str | None = None,
     **neuron: Any,
