@@ -170,10 +170,8 @@ class _Config(argparse.Action):
                 choices = ", ".join(sorted(known))
                 raise ValueError(f"--config {path}: unknown key {name!r}; expected one of {choices}")
             kind = bool if action.nargs == 0 else list if action.nargs else action.type or str
-            right = isinstance(value, bool) == (kind is bool) and isinstance(
-                value, (kind, int) if kind is float else kind
-            )
-            if not right:
+            fits = isinstance(value, (kind, int) if kind is float else kind)
+            if not fits or isinstance(value, bool) != (kind is bool):
                 raise ValueError(f"--config {path}: {name} = {value!r}, expected {kind.__name__}")
             setattr(namespace, action.dest, kind(value))
             action.required = False

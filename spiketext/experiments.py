@@ -332,7 +332,8 @@ def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Every experiment, or these, at every scale: name, scale, title, state, estimated seconds to go and its cells.
 
     The seconds are those of the open runs themselves (a run: a cell's row with one seed), without the models that they
-    start from. A network of unlabelled text has no cells; it is made or not. Of scales put together those with a result are listed.
+    start from. A network of unlabelled text has no cells; it is made or not. Of scales put together those with a result
+    are listed.
     """
     found = []
     for name in names or sorted(path.stem for path in folder.glob("*.toml")):

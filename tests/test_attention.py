@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spiketext.ops import squared_attention, squared_attention_reference
+from spiketext.models import SpikeBertConfig
+from spiketext.ops import require_whole_numbers, squared_attention, squared_attention_reference
 
 
 def spikes(length: int, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
@@ -25,6 +26,21 @@ def test_values_and_gradients_are_those_of_the_definition(length, dtype):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     with torch.no_grad():
         assert torch.equal(squared_attention(*qkv), expected)
+
+
+def test_sums_that_may_pass_what_float32_can_count_are_refused():
+    length, width, levels = 512, 32, 2
+    require_whole_numbers(length, width, levels)
+    largest = [torch.full((1, length, width), float(levels)) for _ in range(3)]
+    assert squared_attention(*largest).max() == length * levels * (levels**2 * width) ** 2 == 2**24
+    with pytest.raises(
+        ValueError, match=r"heads of 33 .* may sum up to 17842176, expected at most 16777216; take more"
+    ):
+        require_whole_numbers(length, width + 1, levels)
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "attention": "squared", "time_steps": 1}
+    SpikeBertConfig(**sizes, code="ternary")
+    with pytest.raises(Exception, match="codes up to 4 may sum up"):
+        SpikeBertConfig(**sizes, code="integer")
 
 
 def test_gradients_are_those_of_finite_differences():

@@ -17,8 +17,12 @@ from pathlib import Path
 import pytest
 
 import spiketext
+from spiketext.baseline import tfidf
 from spiketext.cli import STAGES, _config_first, build_parser, main
 from spiketext.commands import _show_each, options_from
+from spiketext.data import load
+from spiketext.evaluation import evaluate
+from spiketext.sharing import model_card
 
 TINY = ["--quiet", "--threads", "1", "--epochs", "1", "--max-length", "32", "--batch-size", "16"]
 
@@ -42,6 +46,23 @@ def trained(own, tiny_teacher, tmp_path_factory) -> dict[str, str]:
     assert main(["teacher", "--data", str(own), "--model", tiny_teacher, "--out", teacher, *TINY]) == 0
     assert main(["distill", "--data", str(own), "--teacher", teacher, "--out", spiking, *TINY]) == 0
     return {"teacher": teacher, "spiking": spiking}
+
+
+def test_a_training_says_what_others_answer_on_its_validation_texts(trained, own, capsys):
+    result = json.loads(Path(trained["spiking"], "result.json").read_text())
+    teacher, texts = evaluate(trained["teacher"], str(own)), tfidf(load(str(own)), "validation")
+    for name, known in (("teacher", teacher), ("TF-IDF + logistic regression", texts)):
+        assert result["beside"][name] == {metric: known[metric] for metric in ("accuracy", "f1", "matthews")}
+    assert list(json.loads(Path(trained["teacher"], "result.json").read_text())["beside"]) == [
+        "TF-IDF + logistic regression"
+    ]
+    assert (
+        main(["distill", "--data", str(own), "--teacher", trained["teacher"], "--out", trained["spiking"], *TINY]) == 0
+    )
+    assert (
+        f"validation of teacher                       accuracy {teacher['accuracy']:.4f}, f1" in capsys.readouterr().out
+    )
+    assert f"- teacher: accuracy {teacher['accuracy']:.4f}, f1" in model_card(trained["spiking"], "x")
 
 
 def refused(capsys, *argv: str) -> str:

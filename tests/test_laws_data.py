@@ -52,7 +52,7 @@ def test_padding_batch_and_neighbours_change_little_in_float32(subject, real_tex
 
 def test_padding_batch_neighbours_and_order_change_no_spike_in_float64(subject, real_texts):
     model, tokenizer = subject
-    print(f"\nfloat64: {check_neighbours_exactly(model, spread(tokenizer, real_texts, 200)[::4])}")
+    print(f"\nfloat64: {check_neighbours_exactly(model, spread(tokenizer, real_texts, 200))}")
 
 
 def test_no_layer_is_silent_or_saturated(subject, real_texts):
@@ -61,8 +61,10 @@ def test_no_layer_is_silent_or_saturated(subject, real_texts):
     print(f"\nfiring rates: {rates.extent}\n{rates}")
 
 
-@pytest.mark.parametrize("folder", TRAINED)
+@pytest.mark.parametrize("folder", TRAINED or [None])
 def test_order_matters_after_training(folder, real_texts):
+    if folder is None:
+        pytest.skip("SPIKETEXT_MODELS names no trained model, so only one at birth was held to the laws")
     share = swap_share(load_classifier(folder).eval(), load_tokenizer(folder), real_texts)
     print(f"\n{folder}: {share:.0%} of 100 swaps of two words change the logits by more than 1e-3")
     assert share >= 0.95

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import math
 import os
+from dataclasses import fields
 from fractions import Fraction
 
 import pytest
@@ -846,3 +848,11 @@ def test_only_the_lock_of_a_build_that_nobody_works_on_is_removed(monkeypatch, t
         assert lock.exists() == stays
     monkeypatch.undo()
     assert kernels._works_in(tmp_path) is False
+
+
+def test_the_constants_of_a_neuron_stand_in_the_signatures_with_their_defaults():
+    for function in (lif, lif_reference, norm_lif):
+        shown = inspect.signature(function).parameters
+        known = {field.name: field.default for field in fields(Neuron)}
+        assert {name: parameter.default for name, parameter in shown.items() if name in known} == known
+        assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in shown.values())

@@ -46,7 +46,14 @@ def test_the_first_words_and_those_that_are_wanted_are_kept(write):
     np.testing.assert_array_equal(vectors, TABLE[[0, 2]])
 
 
+def test_a_word_may_hold_blanks(write):
+    words, vectors = read_vectors(write(ROWS + ". . . 7 8 9\nat name@domain.com 1 2 3\n"))
+    assert words[3:] == [". . .", "at name@domain.com"]
+    np.testing.assert_array_equal(vectors[3:], [[7, 8, 9], [1, 2, 3]])
+
+
 BAD = {
+    "a value too many": (ROWS + "long 1 2 3 4\n", "line 4 has 4 values, expected 3"),
     "ragged": (ROWS + "short 1 2\n", "line 4 has 2 values, expected 3"),
     "twice": (ROWS + "a 1 2 3\n", "line 4 has 'a', which line 2 has too"),
     "nan": (ROWS + "x 1 nan 3\n", "line 4 has a value that is no finite number"),
