@@ -50,12 +50,16 @@ class Answers:
             start, stop = at + _GROUP.size, at + _GROUP.size + length
             if magic != MAGIC or stop > size:
                 break
-            while start < stop:
+            inside = dict[bytes, tuple[int, int, int]]()
+            while start + _TEXT.size <= stop:
                 self.stream.seek(start)
                 key, count, checksum = _TEXT.unpack(self.stream.read(_TEXT.size))
                 start += _TEXT.size
-                self.places[key] = (start, count, checksum)
-                start += 4 * count
+                inside[key] = (start, count, checksum)
+                start += 4 * count if count > 0 else stop
+            if start != stop:
+                break  # what a power cut left
+            self.places |= inside
             at = stop
         return at
 

@@ -25,7 +25,7 @@ class Rows(Dataset):
     """What a training reads: an index is (epoch, row), `lengths` are in tokens, `pad` is the id that fills a batch.
 
     A row is {"input_ids", "token_type_ids", "labels", "gold"}; gold is 0 for a text without a label, such as an
-    augmented copy.
+    augmented copy. Where "again" is 1 the same text comes in every epoch; left out, it does where gold is 1.
     """
 
     lengths: np.ndarray
@@ -35,7 +35,7 @@ class Rows(Dataset):
         return len(self.lengths)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Rows -> input_ids, attention_mask, token_type_ids [B, L], labels [B], gold [B]."""
+        """Rows -> input_ids, attention_mask, token_type_ids [B, L], labels [B], gold [B], again [B]."""
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         return {
             "input_ids": padded(rows, "input_ids", self.pad),
@@ -43,6 +43,7 @@ class Rows(Dataset):
             "token_type_ids": padded(rows, "token_type_ids", 0),
             "labels": torch.tensor([row["labels"] for row in rows]),
             "gold": torch.tensor([row["gold"] for row in rows]),
+            "again": torch.tensor([row.get("again", row["gold"]) for row in rows]),
         }
 
 
@@ -84,7 +85,7 @@ class TextRows(Rows):
         epoch, row = index
         if (beyond := row - len(self.texts) * (1 + self.copies)) >= 0:
             assert self.unlabelled is not None
-            return self.unlabelled[epoch, beyond] | {"gold": 0}
+            return self.unlabelled[epoch, beyond] | {"gold": 0, "again": 1}
         source = row % len(self.texts)
         ids, segments = self.ids[source], self.segments[source]
         if row >= len(self.texts):

@@ -29,19 +29,31 @@ class EarlyStop(EarlyStoppingCallback):
     """Early stopping that a resumed run remembers: stopped before it was killed, it takes no step more."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """The counter is the checkpoint's, and so is the best step; where that lies is not: a run may have moved."""
+        """The counter is the checkpoint's, and so is the best step; where that lies is not: a run may have moved.
+
+        Raises ValueError when the best checkpoint is gone.
+        """
         super().on_train_begin(args, state, control, **kwargs)
         if state.best_global_step:
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best)
+            if not (best / "model.safetensors").is_file():
+                raise ValueError(f"checkpoint {best}, the best so far: is gone; put it back, or remove {best.parent}, "
+                                 "and the same command begins again")  # fmt: skip
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 
 
 class AfterStep(TrainerCallback):
-    """Lets a network that has `after_step` put its weights in order after every optimiser step."""
+    """Lets a network that has `after_step` put its weights in order after every optimiser step.
+
+    What was learned up to a checkpoint is logged with it, so that the history of a resumed run is that of one never
+    stopped.
+    """
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Before the validation and the checkpoint."""
+        control.should_log |= control.should_save
         getattr(getattr(model, "model", None), "after_step", lambda: None)()
 
 

@@ -230,7 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         advice = "free space and repeat" if full else "choose another path"
         return _refuse(args.command, f"{error.strerror or error}: {error.filename or 'the disk'}; {advice}")
     except KeyboardInterrupt:
-        print(f"\nspiketext {args.command}: interrupted; the same command again resumes", file=sys.stderr)
+        goes_on = args.command in (*STAGES, "attack", "demo", "reproduce")
+        print(f"\nspiketext {args.command}: interrupted{'; the same command again resumes' * goes_on}", file=sys.stderr)
         return 130
     except Exception as error:
         if processes.another_ended(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
@@ -29,7 +31,7 @@ from spiketext.losses import at_least_float32, check_layer_map, feature_loss, la
 from spiketext.models import SpikeBertForSequenceClassification, SpikeBertModel, initialise_from_teacher
 from spiketext.options import DistillationOptions, DistillOptions, PretrainOptions
 from spiketext.passages import passages, unlabelled
-from spiketext.processes import rank
+from spiketext.processes import is_first, rank
 from spiketext.rates import RateBudget
 from spiketext.runs import CHECKPOINTS, Run
 from spiketext.training import (
@@ -41,6 +43,7 @@ from spiketext.training import (
     new_student,
     prepare,
     read,
+    require_as_asked,
     require_unseen,
     rows_of,
 )
@@ -144,7 +147,7 @@ class Distillation(nn.Module):
         inputs, mask = model_inputs(self.tokenizer, batch), batch["attention_mask"]
         weights = self.weights
         asks = self.teacher.layers or weights.get("logits")
-        target, told = self.teacher(inputs, batch["gold"]) if asks else ({}, None)
+        target, told = self.teacher(inputs, batch["again"]) if asks else ({}, None)
         wants_features = bool(self.teacher.layers)
         with self.budget.watching(self.model, batch) as rate:
             answer = self.model(**inputs, output_hidden_states=wants_features)
@@ -193,6 +196,7 @@ def pretrain(options: PretrainOptions) -> dict[str, Any]:
     alignment = Alignment(pairs, config.hidden_size, teacher, options.feature_transform)
     objective = Distillation(student, teacher, tokenizer, alignment, options)
     _remember(objective, run, options)
+    _tell(pairs, options)
     result = fit(objective, rows, validation, options, run)
     count = len(rows) + len(validation)
     result |= {"layer_map": pairs, "initialised_tensors": copied, "tokens": tokens, "sentences": count}
@@ -220,6 +224,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
         model = checkpoints.load_for_training(options.student, **label_settings(text_set))
         if not isinstance(model, (SpikeBertForSequenceClassification, BertForSequenceClassification)):
             raise ValueError(f"student {options.student}: is a {type(model).__name__}, expected the folder of pretrain")
+        require_as_asked(options, model, options.student)
         copied = 0
     else:
         config = new_student(options, tokenizer, teacher.config)
@@ -242,6 +247,7 @@ def distill(options: DistillOptions) -> dict[str, Any]:
     objective = Distillation(model, teacher, tokenizer, alignment, options)
     objective.class_weights = class_weights(options, text_set)
     _remember(objective, run, options)
+    _tell(pairs, options)
     measure = partial(scores, text_set.task)
     result = fit(objective, rows, validation, options, run, measure, text_set.metric)
     part = text_set.splits["validation"]
@@ -257,6 +263,12 @@ def _remember(objective: Distillation, run: Run, options: DistillationOptions) -
     """Keep the teacher's answers while the run lasts, where texts come again and no GPU gives them sooner."""
     if options.epochs > 1 and options.teacher_cache > 0 and not torch.cuda.is_available():
         objective.teacher.remember(run.out / CHECKPOINTS / f"teacher-{rank()}.answers", options.teacher_cache * 1e9)
+
+
+def _tell(pairs: Pairs, options: DistillationOptions) -> None:
+    if is_first() and not options.quiet:
+        told = ", ".join(f"{mine} of {theirs}" for mine, theirs in pairs)
+        tqdm.write(f"blocks of the student, each with the teacher's that it learns from: {told}", file=sys.stderr)
 
 
 def pairs_of(options: DistillationOptions, student_layers: int, teacher_layers: int) -> Pairs:

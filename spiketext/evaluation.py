@@ -242,6 +242,8 @@ def evaluate(
     text_set, part = read_split(data, split, **reading)
     network, tokenizer = load_at(model, time_steps), load_tokenizer(model)
     labels_for(network, text_set, part, model)  # or it raises
+    if split == "test" and Path(model).is_dir():
+        (Path(model) / _LOG).open("a").close()  # or it raises, before test is read
     network = _ready(network, precision)
     rows = rows_for(network, tokenizer, part.texts, part.pairs)
     counter = RateCounter()
@@ -328,7 +330,7 @@ def note_test_reading(folder: Path, result: dict[str, Any]) -> int | None:
              "precision": result.get("precision", "float32"), "confidence": result.get("confidence"),
              **{name: result[name] for name in METRICS if name in result}}  # fmt: skip
     log = folder / _LOG
-    torn = log.exists() and not log.read_bytes().endswith(b"\n")
+    torn = log.exists() and log.read_bytes()[-1:] not in (b"", b"\n")
     with log.open("a", encoding="utf-8") as stream:
         stream.write("\n" * torn + json.dumps(entry) + "\n")
     return sum(other["data_hash"] == result["data_hash"] for other in readings_of_test(folder))

@@ -343,8 +343,9 @@ def listing(folder: Path, names: Sequence[str] = ()) -> list[dict[str, Any]]:
             whole, begun = sum(not cell["open"] for cell in every), any(cell["done"] for cell in every)
             made = not spec["rows"] and _is_made(folder, spec)
             left = sum(cell["cost_s"] for cell in every) + (0 if made else spec.get("cost_s") or 0)
-            runs, wanted = (sum(len(cell[key]) for cell in every) for key in ("done", "open"))
-            some = f"{whole}/{len(every)} cells, {runs}/{runs + wanted} runs"
+            wanted = len(every) * len(spec["seeds"]) if every else 0
+            runs = wanted - sum(len(cell["open"]) for cell in every)
+            some = f"{whole}/{len(every)} cells, {runs}/{wanted} runs"
             state = "made" if made else some if begun else "not run"
             found.append({"name": name, "scale": scale, "title": spec["title"], "state": state, "cost_s": left,
                           "cells": every})  # fmt: skip

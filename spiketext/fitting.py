@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -225,18 +225,32 @@ def fit(
 
 
 def _train_on(trainer: Trainer, checkpoint: str | None) -> None:
-    """Train, from a checkpoint where there is one; raises ValueError for one that was damaged since."""
+    """Train, from a checkpoint where there is one; raises ValueError where it or the best one was damaged since."""
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (EOFError, RuntimeError, SafetensorError, UnpicklingError, JSONDecodeError) as error:
         damaged = not isinstance(error, RuntimeError) or "PytorchStreamReader" in str(error)
-        if checkpoint is None or not damaged:
+        if checkpoint is None or not damaged or "while serializing" in str(error):  # the last is a full disk
             raise
         why = str(error).strip().split("\n")[0] or type(error).__name__
+        best = trainer.state.best_model_checkpoint
+        if best and best != checkpoint and not _is_readable(Path(best, "model.safetensors")):
+            raise ValueError(
+                f"checkpoint {best}, the best so far: is damaged ({why}); remove {Path(best).parent}, and the same "
+                "command begins again"
+            ) from None
         raise ValueError(
             f"checkpoint {checkpoint}: is damaged ({why}); remove it, and the same command goes on from the one "
             "before, or begins again where there is none"
         ) from None
+
+
+def _is_readable(weights: Path) -> bool:
+    try:
+        with safe_open(weights, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _take_one_gpu(arguments: TrainingArguments) -> None:
@@ -245,8 +259,6 @@ def _take_one_gpu(arguments: TrainingArguments) -> None:
 
 
 def _use_bf16(precision: str) -> bool:
-    if precision not in ("auto", "float32", "bf16"):
-        raise ValueError(f"precision: expected auto, float32 or bf16, got {precision!r}")
     if precision == "auto":
         processor = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return processor and not torch.cuda.is_available()

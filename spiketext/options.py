@@ -76,7 +76,8 @@ class DataOptions(_Checked):
 class TaskOptions(DataOptions):
     """How labelled texts are learned."""
 
-    class_weights: str = _option("none", "none, or balanced: in the label loss a rare class counts as much as another")
+    class_weights: str = _option("none", "none, or balanced: in the label loss a rare class counts as much as another",
+                                 one_of=("none", "balanced"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,14 @@ class TrainingOptions(_Checked):
     max_grad_norm: float = _option(1.0, "clip the gradient at this length; 0: never", at_least=0)
     recompute: bool = _option(False, "keep a block's input only and run the block again in backward: memory for time")
     max_length: int = _option(128, "tokens kept of a text", at_least=2, at_most=512)
-    truncation: str = _option("head", "what is kept of a longer text: head, or head-tail (half of the tokens each)")
+    truncation: str = _option("head", "what is kept of a longer text: head, or head-tail (half of the tokens each)",
+                              one_of=("head", "head-tail"))  # fmt: skip
     seed: int = _option(0, "of all random draws", at_least=0)
     evals_per_epoch: int = _option(1, "validations (and checkpoints) in each epoch", at_least=1)
     patience: int = _option(3, "stop after so many validations without a better one", at_least=1)
     threads: int = _option(0, "threads of the computation; 0: all cores", at_least=0)
-    precision: str = _option("auto", "auto (bf16 where the CPU computes in it, float32 on a GPU), float32 or bf16")
+    precision: str = _option("auto", "auto (bf16 where the CPU computes in it, float32 on a GPU), float32 or bf16",
+                             one_of=("auto", "float32", "bf16"))  # fmt: skip
     quiet: bool = _option(False, "no progress bar")
 
 
@@ -128,7 +131,7 @@ class NeuronOptions(_Checked):
 
 @dataclass(frozen=True)
 class StudentOptions(NeuronOptions):
-    """What a student looks like; ignored where the student is given as a folder."""
+    """What a student looks like. Where it is given as a folder it may only be said what the folder's network has."""
 
     preset: str = _option(
         "ternary",

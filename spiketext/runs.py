@@ -20,8 +20,13 @@ _WHOLE = "complete"  # the file that says that a checkpoint was written to its e
 _DATA = "data.json"  # the hash of the texts that a run began with
 _CACHES = ("corpus/*", ".corpus-*/*", "*.answers")  # under CHECKPOINTS: what a training reads, nothing that it learned
 _UNESSENTIAL = ("out", "quiet", "data_dir", "threads")  # do not change the result on one machine: a folder may move
-_MODELS = ("model", "start", "teacher", "student")  # options that may name a folder of weights
-_WEIGHTS = "weights"  # in run.json: digests of the weights in those folders
+_READ = {  # options that may name a file, or a folder with one of these
+    **dict.fromkeys(("model", "start", "teacher", "student"), ("model.safetensors",)),
+    "vectors": ("vectors.txt.gz",),
+    "tokenizer": ("tokenizer.json", "vocab.txt"),
+    "vocab": (),
+}
+_WEIGHTS = "weights"  # in run.json: digests of those files
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -54,8 +59,8 @@ class Run:
 
     options is a dataclass of `spiketext.options`. Of several processes only the first writes and removes. A run that
     learned nothing yet makes way for another one, with what it had prepared. What a kill left of a complete one goes.
-    Raises ValueError when the folder holds another run, one that began with other weights, or files that are not a run,
-    and while another program is at work in it.
+    Raises ValueError when the folder holds another run, one that began with other weights or vectors, or files that
+    are not a run, and while another program is at work in it.
     """
 
     def __init__(self, command: str, options: Any):
@@ -69,11 +74,14 @@ class Run:
 
     def _claim(self) -> None:
         config = self.out / "run.json"
-        if not config.exists() and self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        strange = self.out.exists() and (not self.out.is_dir() or any(not _is_torn(p) for p in self.out.iterdir()))
+        if not config.exists() and strange:
             raise ValueError(f"--out {self.out}: exists and is not a run of spiketext; choose a new folder")
         self.out.mkdir(parents=True, exist_ok=True)
         if not (self.out / "result.json").exists() and not take(self.out):
             raise ValueError(f"--out {self.out}: another program is at work in it; wait for its end, or stop it")
+        for torn in filter(_is_torn, self.out.iterdir()):
+            torn.unlink(missing_ok=True)
         before = read_json(config) or {}
         weights, began_with = _weights_below(self.asked), before.pop(_WEIGHTS, {})
         then = {name: before.get(name, self.defaults.get(name)) for name in {*before, *self.asked}}  # younger options
@@ -91,7 +99,7 @@ class Run:
         elif changed := [name for name in weights if weights[name] != began_with.get(name, weights[name])]:
             name = changed[0]
             raise ValueError(
-                f"--out {self.out}: holds a run that began with other weights of {name} {self.asked[name]}, digest "
+                f"--out {self.out}: holds a run that began with another content of {name} {self.asked[name]}, digest "
                 f"{began_with[name]}, now {weights[name]}; choose another folder, or remove this one to run it again"
             )
         for unfinished in self.out.glob(".saving-*"):
@@ -148,13 +156,19 @@ class Run:
         return result
 
 
+def _is_torn(path: Path) -> bool:
+    """Whether `write_whole` was killed before this became a file of a run."""
+    return path.name.startswith((".run.json.", f".{_DATA}.", ".result.json."))
+
+
 def _weights_below(asked: dict[str, Any]) -> dict[str, str]:
-    """Digests of the weights in the folders that options name; of a model of the Hub or a package there is none."""
+    """Digests of the files that options name, or of those in folders; of what a name of the Hub means there is none."""
     digests = {}
-    for name in _MODELS:
-        file = Path(asked.get(name) or "") / "model.safetensors"
-        if asked.get(name) and file.is_file():
-            with file.open("rb") as stream:
+    for name, files in _READ.items():
+        places = [Path(below, asked[name]) for below in ("", asked.get("data_dir") or "") if asked.get(name)]
+        found = [file for place in places for file in (place, *(place / inside for inside in files)) if file.is_file()]
+        if found:
+            with found[0].open("rb") as stream:
                 digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
     return digests
 
@@ -167,4 +181,5 @@ def mark_whole(checkpoint: Path, keep: set[str]) -> None:
     (checkpoint / _WHOLE).touch()
     for folder in checkpoint.parent.glob("checkpoint-*"):
         if folder != checkpoint and folder.name not in keep:
+            (folder / _WHOLE).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)

@@ -194,6 +194,26 @@ def _constants(options: StudentOptions, config: SpikeBertConfig) -> dict[str, An
     return asked
 
 
+def require_as_asked(options: StudentOptions, network: PreTrainedModel, folder: str) -> None:
+    """Raises ValueError for an option that a network out of a folder contradicts."""
+    config = network.config
+    names = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
+    for option in (*names, *_CONSTANTS, "time_steps"):
+        asked, has = getattr(options, option), getattr(config, names.get(option, option), None)
+        if asked and asked != has:
+            raise ValueError(f"{option}: the network in {folder} has {has}, asked is {asked}; leave it out")
+    own = {"code": SpikeBertConfig.code, "design": SpikeBertConfig.design, "signed": False} | PRESETS.get(
+        options.preset, {}
+    )
+    differs = (
+        options.preset != DENSE
+        if not hasattr(config, "code")
+        else options.preset == DENSE or any(getattr(config, name) != own[name] for name in ("code", "design", "signed"))
+    )
+    if options.preset != StudentOptions.preset and differs:
+        raise ValueError(f"preset: the network in {folder} is not of preset {options.preset}; leave it out")
+
+
 def new_encoder(config: SpikeBertConfig | BertConfig) -> PreTrainedModel:
     """An encoder without weights of a head, so that stage 1 trains all there is."""
     return BertModel(config, add_pooling_layer=False) if isinstance(config, BertConfig) else SpikeBertModel(config)
@@ -313,6 +333,7 @@ def train(options: TrainOptions) -> dict[str, Any]:
             if not hasattr(model.config, "num_hidden_layers"):
                 raise ValueError(f"--from {options.start}: is a {type(model).__name__}, expected a spikebert or BERT; "
                                  "name its kind with --model")  # fmt: skip
+            require_as_asked(options, model, options.start)
             return model, checkpoints.load_tokenizer(options.start)
         tokenizer = checkpoints.load_tokenizer(options.tokenizer)
         config = new_student(options, tokenizer)

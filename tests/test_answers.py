@@ -79,6 +79,18 @@ def test_a_file_survives_a_restart_and_a_group_cut_short_is_dropped_whole(networ
         assert asked == new and path.read_bytes() == content
 
 
+def test_what_a_power_cut_left_of_a_group_is_dropped(network, rows, tmp_path):
+    path, inputs = tmp_path / "a", batch(rows, 0, 1)
+    teacher, _ = remembering(network, path)
+    known, content = teacher(inputs, torch.ones(2)), path.read_bytes()
+    begins = content.index(b"spiketext answers 1 ", 1) + 28
+    for left in (bytes(len(content) - begins), b"\xff" * (len(content) - begins)):
+        path.write_bytes(content[:begins] + left)
+        teacher, asked = remembering(network, path)
+        assert equal(teacher(inputs, torch.ones(2)), known, inputs["attention_mask"]) and asked == [2]
+        assert path.read_bytes() == content
+
+
 def test_what_a_disk_has_spoilt_is_asked_again(network, rows, tmp_path):
     teacher, _ = remembering(network, tmp_path / "a")
     inputs = batch(rows, 0, 1)

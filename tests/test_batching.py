@@ -192,6 +192,7 @@ def test_texts_without_labels_follow_the_copies(tiny_tokenizer):
     rows = TextRows(TEXTS, tiny_tokenizer, 64, labels=[1, 0, 1, 0], augment=Recorder(), copies=1, unlabelled=more)
     assert len(rows) == 10 and rows.lengths.tolist()[8:] == more.lengths.tolist()
     assert [rows[0, i]["gold"] for i in range(10)] == [1] * 4 + [0] * 6
+    assert rows.collate([rows[0, i] for i in range(10)])["again"].tolist() == [1] * 4 + [0] * 4 + [1] * 2
     assert [rows[0, 8 + i]["input_ids"] for i in range(2)] == more.ids
     plain = TextRows(TEXTS, tiny_tokenizer, 64, labels=[1, 0, 1, 0], augment=Recorder(), copies=1)
     assert [rows[2, i] for i in range(8)] == [plain[2, i] for i in range(8)]

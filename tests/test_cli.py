@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import spiketext
+from spiketext import commands
 from spiketext.baseline import tfidf
 from spiketext.cli import STAGES, _config_first, build_parser, main
 from spiketext.commands import _show_each, options_from
@@ -63,6 +64,16 @@ def test_a_training_says_what_others_answer_on_its_validation_texts(trained, own
         f"validation of teacher                       accuracy {teacher['accuracy']:.4f}, f1" in capsys.readouterr().out
     )
     assert f"- teacher: accuracy {teacher['accuracy']:.4f}, f1" in model_card(trained["spiking"], "x")
+
+
+def test_only_a_command_that_goes_on_says_so_when_it_is_interrupted(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    for name, argv in (("info", ["info"]), ("stage", ["teacher", "--data", "demo", "--model", "m", "--out", "o"])):
+        monkeypatch.setattr(commands, name, interrupted)
+        assert main(argv) == 130
+        assert ("the same command again resumes" in capsys.readouterr().err) == (name == "stage")
 
 
 def refused(capsys, *argv: str) -> str:

@@ -243,7 +243,7 @@ def test_an_experiment_runs_continues_and_is_told(own, tiny_teacher, tmp_path, m
     assert all(cell["seeds"] == [0, 1] for cell in more)
     again = reproduce.reproduce(folder, "tiny", rows=["teacher"])["json"]
     assert again["command"] == "spiketext reproduce tiny --seeds 2"  # the command that makes what is there
-    assert [row["state"] for row in experiments.listing(folder)] == ["not run", "not run", "3/3 cells"]
+    assert [row["state"] for row in experiments.listing(folder)] == ["not run", "not run", "3/3 cells, 3/3 runs"]
 
 
 def test_a_row_that_asks_for_something_else_is_run_again(own, tiny_teacher, tmp_path, monkeypatch):

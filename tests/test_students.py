@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification, BertModel, RobertaConfig, RobertaModel
 
 from spiketext import checkpoints, distillation
 from spiketext.audit import audit
@@ -69,6 +69,16 @@ def test_a_dense_student_of_the_teachers_shape_starts_as_the_teacher(teacher, ti
     assert torch.equal(
         lower.encoder.layer[0].output.dense.weight, teacher.base_model.encoder.layer[1].output.dense.weight
     )
+
+
+def test_positions_of_a_roberta_begin_behind_that_of_padding(tiny_tokenizer):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes |= {"vocab_size": len(tiny_tokenizer), "max_position_embeddings": 34}
+    roberta = RobertaModel(RobertaConfig(pad_token_id=1, layer_norm_eps=1e-12, type_vocab_size=2, **sizes)).eval()
+    student = BertModel(BertConfig(**sizes)).eval()
+    initialise_from_teacher(student, roberta, [(1, 1), (2, 2)])
+    ids = torch.arange(5, 37)[None]
+    torch.testing.assert_close(student(ids)[0], roberta(ids)[0])
 
 
 def test_a_student_as_wide_as_the_teacher_is_held_against_its_sum_or_mean_over_time(teacher):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
@@ -217,8 +218,7 @@ def test_bf16_trains_where_it_is_asked_for_and_validation_is_read_in_float32(sta
     for bf16 in (False, True):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             losses.append(cross_entropy(network(**batch).logits.float(), torch.tensor(part.labels)).item())
-    assert result["validation"]["loss"] == pytest.approx(losses[0], rel=1e-5)
-    assert losses[1] != pytest.approx(losses[0], rel=1e-5)
+    assert abs(result["validation"]["loss"] - losses[0]) < 0.1 * abs(result["validation"]["loss"] - losses[1])
 
 
 def test_a_command_that_never_began_is_corrected_in_the_same_folder(tiny_teacher, corpus, tmp_path):
@@ -274,6 +274,127 @@ def test_a_run_killed_several_times_ends_with_the_weights_of_one_never_stopped(
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def killed_after(checkpoints: int):
+    """In place of `fitting.mark_whole`: a kill as soon as so many checkpoints are whole."""
+    from spiketext.runs import mark_whole
+
+    def mark(checkpoint, keep):
+        nonlocal checkpoints
+        mark_whole(checkpoint, keep)
+        checkpoints -= 1
+        if not checkpoints:
+            raise KeyboardInterrupt
+
+    return mark
+
+
+def test_the_history_of_a_resumed_run_is_that_of_one_never_stopped(tiny_teacher, columns, tmp_path, monkeypatch):
+    def run(name: str) -> list[dict]:
+        asked = {"epochs": 2.5, "evals_per_epoch": 2, "patience": 99, "seed": 3}
+        out = tmp_path / name
+        training.teacher(TeacherOptions(model=tiny_teacher, out=str(out), **asked, **columns, **COMMON))
+        history = json.loads((out / "history.json").read_text())
+        return [{key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key}
+                for entry in history if "train_runtime" not in entry]  # fmt: skip
+
+    for checkpoint in (1, 2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(fitting, "mark_whole", killed_after(checkpoint))
+            run("killed")
+    whole = run("whole")
+    assert [entry["step"] for entry in whole if "loss" in entry and entry["step"] % 10]  # with a checkpoint
+    assert run("killed") == whole
+
+
+def test_a_disk_that_is_full_when_a_run_goes_on_is_no_damage(tiny_teacher, columns, tmp_path, monkeypatch):
+    def run() -> dict:
+        asked = {"epochs": 1, "evals_per_epoch": 2}
+        out = str(tmp_path / "out")
+        return training.teacher(TeacherOptions(model=tiny_teacher, out=out, **asked, **columns, **COMMON))
+
+    def full(*args):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fitting, "mark_whole", killed_after(1))
+        run()
+    with monkeypatch.context() as patch, pytest.raises(SafetensorError, match="No space left"):
+        patch.setattr(fitting.ObjectiveTrainer, "_save", full)
+        run()
+    assert run()["steps"] == run()["planned_steps"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("damaged", "the best so far: is damaged .*; remove .*checkpoints, "),
+        ("gone", "the best so far: is gone; put it back, or remove .*checkpoints"),
+    ],
+)
+def test_the_best_checkpoint_is_named_when_it_is_damaged_or_gone(
+    harm, told, tiny_teacher, columns, tmp_path, monkeypatch
+):  # fmt: skip
+    def run() -> dict:
+        asked = {"epochs": 2, "learning_rate": 1e-12, "patience": 1, "evals_per_epoch": 4}
+        return training.teacher(TeacherOptions(model=tiny_teacher, out=str(out), **asked, **columns, **COMMON))
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fitting, "mark_whole", killed_after(2))
+        run()
+    best, newest = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda each: int(each.name[11:]))
+    if harm == "gone":
+        shutil.rmtree(best)
+    else:
+        (best / "model.safetensors").write_bytes((best / "model.safetensors").read_bytes()[:99])
+    with pytest.raises(ValueError, match=f"{best.name}, {told}"):
+        run()
+    assert newest.exists()
+    shutil.rmtree(out / "checkpoints")
+    assert run()["best_step"] == int(best.name[11:])
+
+
+def test_what_a_kill_left_of_a_file_blocks_no_folder(tmp_path):
+    (tmp_path / ".run.json.0123").write_text("{")
+    asked = {"model": "somebody/bert", "data": "demo", "out": str(tmp_path)}
+    Run("teacher", TeacherOptions(**asked))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    (tmp_path / ".data.json.4567").write_text("{")
+    Run("teacher", TeacherOptions(seed=1, **asked))  # nothing was learned with the other seed
+    assert json.loads((tmp_path / "run.json").read_text())["seed"] == 1
+
+
+def test_a_run_is_not_taken_for_one_from_vectors_that_have_changed(tmp_path):
+    vectors, out = tmp_path / "data" / "vectors.txt", tmp_path / "out"
+    vectors.parent.mkdir()
+    asked = {"model": "textcnn", "data": "demo", "data_dir": str(vectors.parent), "out": str(out)}
+    for name in (str(vectors), "vectors.txt"):  # of the data folder
+        vectors.write_text("good 1 2 3\n")
+        Run("train", TrainOptions(vectors=name, **asked))
+        (out / "result.json").write_text("{}")
+        vectors.write_text("good 1 2 4\n")
+        with pytest.raises(ValueError, match=f"another content of vectors {name}, digest"):
+            Run("train", TrainOptions(vectors=name, **asked))
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(("asked", "told"), [
+    ({"layers": 9}, "layers: the network in .*stage1 has 2, asked is 9; leave it out"),
+    ({"beta": 0.5}, r"beta: .* has 0\.9, asked is 0\.5"),
+    ({"time_steps": 7}, "time_steps: .* has 1, asked is 7"),
+    ({"attention": "counts"}, "attention: .* has squared, asked is counts"),
+    ({"preset": "binary"}, "is not of preset binary"),
+    ({"preset": "dense"}, "is not of preset dense"),
+    ({"preset": "nosuch"}, "is not of preset nosuch"),
+])  # fmt: skip
+def test_options_that_a_given_student_contradicts_are_refused(asked, told, stages, columns, tmp_path):
+    folders = {"teacher": stages["folders"]["teacher"], "student": stages["folders"]["stage1"]}
+    with pytest.raises(ValueError, match=told):
+        distillation.distill(DistillOptions(out=str(tmp_path / "x"), **folders, **asked, **columns, **COMMON))
+    same = DistillOptions(layers=2, width=32, attention="squared", **folders)
+    training.require_as_asked(same, checkpoints.load_encoder(folders["student"]), folders["student"])
 
 
 def test_a_run_older_than_an_option_goes_on(tmp_path):
@@ -454,7 +575,7 @@ def test_a_run_is_not_taken_for_one_from_weights_that_have_changed(tmp_path):
     (out / "result.json").write_text("{}")
     claim()
     (model / "model.safetensors").write_bytes(b"third")
-    with pytest.raises(ValueError, match=f"out: holds a run that began with other weights of model {model}, digest "):
+    with pytest.raises(ValueError, match=f"out: holds a run that began with another content of model {model}, digest "):
         claim()
     (out / "result.json").unlink()  # half done
     (out / "checkpoints/checkpoint-3").mkdir(parents=True)

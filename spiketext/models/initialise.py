@@ -34,6 +34,10 @@ def initialise_from_teacher(student: nn.Module, teacher: nn.Module, layer_pairs:
             for kind in parameters
             if all(f"{source}.{kind}" in sources for source in from_names)
         }
+        if "position" in name and "weight" in found:
+            before = getattr(teacher.get_submodule(from_names[0]), "padding_idx", None)
+            if before is not None:  # RoBERTa's positions begin behind that of padding
+                found["weight"] = found["weight"].roll(-before - 1, 0)
         if all(parameter.shape == getattr(found.get(kind), "shape", None) for kind, parameter in parameters.items()):
             for kind, parameter in parameters.items():
                 parameter.copy_(found[kind])
