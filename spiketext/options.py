@@ -253,7 +253,7 @@ class MlmOptions(StudentOptions, CorpusOptions):
     spiking: bool = _option(False, "train a spiking network; with a dense --model it starts from its weights")
     hidden: float = _option(0.15, "share of the tokens of a passage that are to be found")
     batch_size: int = _option(16, "passages in one optimiser step", at_least=1)
-    max_length: int = _option(128, "tokens of a passage, at most as many as the network has positions", at_least=2)
+    max_length: int = _option(128, "tokens of a passage, at most as many as the network has positions", at_least=3)
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,9 @@ class PretrainOptions(CorpusOptions, DistillationOptions):
     )
     learning_rate: float = _option(1e-3, "peak, after the warm-up; the paper: 5e-4", above=0)
     max_length: int = _option(64, "tokens kept of a sentence", at_least=2, at_most=512)
-    pairs: bool = _option(False, "read two consecutive sentences of the corpus as a pair of texts")
+    pairs: bool = _option(
+        False, "read two sentences as a pair of texts: one and the next that is kept, be it of another line or file"
+    )
     feature_weight: float = _option(1.0, "sigma 1 of eq. 7", at_least=0)
     embedding_weight: float = _option(1.0, "sigma 2 of eq. 7", at_least=0)
 

@@ -46,7 +46,8 @@ def draw(
     The corpus is read twice: once to count its passages, once to draw from each window of them the share that is due.
     A corpus of the Hub is not counted: its first passages are taken, and of its files no more fetched than they need.
     size: sentences of a line are joined up to it, see `sentences`, which also says what is raised and what
-    `without` and `encoding` mean; pairs: a passage is a sentence and the one after it, no sentence is in two of them.
+    `without` and `encoding` mean; pairs: a passage is a sentence and the next that is kept, be it
+    of another line or file; no sentence is in two of them.
     Raises ValueError without a pair.
     """
     bar: dict[str, Any] = {"unit": " passages", "disable": quiet}
@@ -143,7 +144,7 @@ def passages(
     """
     file = _drawn(run, "corpus", options, lambda: draw(
         options.corpus, tokenizer, options.tokens, options.max_length, size, options.quiet or not is_first(), pairs,
-        left_out(options.leave_out, options.data_dir), options.corpus_encoding))  # fmt: skip
+        left_out(options.leave_out, options.data_dir, options.corpus_encoding), options.corpus_encoding))  # fmt: skip
     count = len(file.lengths)
     if count < 2:
         raise ValueError(f"corpus {options.corpus}: {count} passages drawn for {options.tokens} tokens, expected 2 or "

@@ -44,7 +44,7 @@ def vectors(options: VectorOptions) -> dict[str, Any]:
     (run.out / CHECKPOINTS).mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=run.out / CHECKPOINTS) as folder:
         path, language = Path(folder) / "words.txt", options.language
-        without = left_out(options.leave_out, options.data_dir)
+        without = left_out(options.leave_out, options.data_dir, options.corpus_encoding)
         read = partial(sentences, options.corpus, encoding=options.corpus_encoding)
         language = language or language_of(islice(read(), _LOOKED_AT))
         count = _write(path, read(without=without), language, options.quiet)

@@ -7,16 +7,18 @@ import io
 import json
 import re
 import tarfile
+import textwrap
 from pathlib import Path
 
 import pytest
 from conftest import missing
 
-from spiketext.corpora import TestTexts, files, left_out, overlap, sentences
+from spiketext.corpora import TestTexts, left_out, overlap, sentences
 from spiketext.data import Split, TextSet, load
 from spiketext.options import MlmOptions
-from spiketext.passages import passages
+from spiketext.passages import draw, passages
 from spiketext.runs import Run
+from spiketext.textfiles import files
 
 ONE, TWO = "The first sentence is here.", "And this is the second one."
 
@@ -157,6 +159,24 @@ def test_no_letter_or_mark_of_a_text_is_lost_where_sentences_part(tmp_path, part
     assert lines(tmp_path, " ".join(parts)) == parts
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["Он пришёл домой поздно вечером.", "Её там уже не было."],
+        ["Das ist nun wirklich alles!", "Über den Rest reden wir noch."],
+        ["Ήρθε και ο αδελφός του.", "Έφυγε μετά από μία ώρα."],
+        ["Vino a la casa ayer.", "¿Qué quería de todos nosotros?"],
+        ["هل جاء إلى البيت أمس؟", "لا أعرف من كان هناك."],
+        ["वह कल घर आया था।", "मैं उसे नहीं जानता हूँ।"],
+    ],
+)
+def test_a_sentence_of_any_script_ends_before_a_letter_that_is_not_small(tmp_path, parts):
+    assert lines(tmp_path, " ".join(parts)) == parts
+    assert lines(tmp_path, "Das kostet ca. drei Mio. über das hinaus, was было. но нет") == [
+        "Das kostet ca. drei Mio. über das hinaus, was было. но нет"
+    ]
+
+
 def test_chinese_sentences_end_without_a_blank(tmp_path):
     assert lines(tmp_path, "今天的天气真的很好。我们一起去公园散步吧！你觉得这样可以吗？好") == [
         "今天的天气真的很好。",
@@ -187,6 +207,20 @@ def test_an_accent_does_not_make_a_short_sentence_long_enough(tmp_path):
 def test_latin_1_is_read_where_a_line_is_not_utf_8(tmp_path):
     assert lines(tmp_path, "The café on the corner.\n", "latin-1") == ["The café on the corner."]
     assert lines(tmp_path, "The café on the corner.\n", "utf-8") == ["The café on the corner."]
+
+
+def test_quotation_marks_of_windows_1252_are_read_and_bytes_that_it_does_not_know_kept(tmp_path):
+    assert lines(tmp_path, "So we don’t like it… at all.\n", "windows-1252") == ["So we don’t like it… at all."]
+    assert lines(tmp_path, "The caf\xe9 \x81 on the corner.\n", "latin-1") == ["The café \x81 on the corner."]
+    corpus = write(tmp_path / "a.txt", f"They don’t say {LONG}.\n", "windows-1252")
+    assert overlap(str(corpus), text_set(f"they do n't say {LONG}"))["test_texts_found"] == 1
+
+
+def test_utf_16_is_to_be_converted_first(tmp_path):
+    with pytest.raises(ValueError, match=r"corpus\.txt: binary, or UTF-16; expected text, converted to UTF-8"):
+        lines(tmp_path, ONE, "utf-16")
+    with pytest.raises(ValueError, match=r"utf-16 cannot be read line by line; convert it to UTF-8 first, with iconv"):
+        lines(tmp_path, ONE, "utf-16", encoding="utf-16")
 
 
 def test_another_encoding_is_an_error_that_names_line_and_option_until_it_is_given(tmp_path):
@@ -234,6 +268,27 @@ def test_a_column_that_holds_no_texts_is_one_line(tmp_path):
     parquet.write_table(pyarrow.table({"text": [1, 2], "body": [ONE, TWO]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: column 'text' holds int64, expected texts"):
         read(tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table([[ONE], [TWO]], names=["text", "text"]), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet: 2 columns 'text', it has text, text; .*rename"):
+        read(tmp_path / "b.parquet")
+
+
+def test_empty_lines_of_json_are_left_out_and_what_is_no_text_is_one_line(tmp_path):
+    assert read(write(tmp_path / "a.jsonl", f'{{"text": "{ONE}"}}\n\n{{"text": "{TWO}"}}\n \n')) == [ONE, TWO]
+    with pytest.raises(ValueError, match=r"line 1 is not JSON .*expected an object a line"):
+        read(write(tmp_path / "b.jsonl", "[" * 100_000))
+    with pytest.raises(ValueError, match=r"column 'text' holds '\\ud83d' in line 1, half a character"):
+        read(write(tmp_path / "c.jsonl", r'{"text": "half \ud83d of one is here"}'))
+
+
+def test_a_suffix_may_be_written_in_capitals_and_a_compressed_table_is_no_text(tmp_path):
+    write(tmp_path / "A.TXT", ONE)
+    pack(tmp_path / "B.TAR", "w", **{"C.TXT": f"{TWO}\n", "d.csv.gz": "no text"})
+    packed = write(tmp_path / "e.csv.gz", f"text,label\n{TWO},1\n")
+    assert read(tmp_path) == [ONE, TWO]
+    assert read(write(tmp_path / "T.CSV", f"text,label\n{TWO},1\n")) == [TWO]
+    with pytest.raises(ValueError, match=r"e\.csv\.gz: a compressed table, .*unpack it"):
+        read(packed)
 
 
 def test_a_table_that_is_named_gives_its_texts_and_a_folder_reads_none(tmp_path):
@@ -314,6 +369,28 @@ def test_of_a_set_that_is_its_own_corpus_the_training_texts_are_read(tmp_path):
     assert len(training) < 200 and sorted(read_ones) == sorted("\n".join(training).splitlines())
 
 
+def test_a_file_to_leave_out_may_be_in_the_encoding_of_the_corpus(tmp_path):
+    rows = "".join(f"这个房间很干净也很安静{n}号,{n % 2}\n" for n in range(20))
+    tables = [write(tmp_path / f"{code}.csv", f"text,label\n{rows}", code) for code in ("gb18030", "utf-8")]
+    for table in tables:
+        assert left_out(str(table), None, "gb18030").texts == left_out(str(tables[1]), None).texts
+    with pytest.raises(ValueError, match="is not utf-8"):
+        left_out(str(tables[0]), None)
+
+
+@pytest.mark.parametrize("width", [20, 40, 70])
+def test_texts_are_found_over_the_seams_of_wrapped_lines(tmp_path, width):
+    texts = [f"So {LONG} as seen by {who} in a small town." for who in ("him", "her", "us")]
+    texts.append("It is not a good film.")
+    body = " ".join([ONE, *texts, "Then nobody came home."])
+    corpus = write(tmp_path / "corpus.txt", f"{TWO}\n\n{textwrap.fill(body, width)}\n\n{TWO}\n")
+    assert overlap(str(corpus), text_set(*texts))["test_texts_found"] == 4
+    kept = read(corpus, without=TestTexts([text_set(*texts)]), least_words=1)
+    assert kept[0] == kept[-1] == TWO and not set(" ".join(kept).split()) & {"sum", "parts", "small", "good"}
+    apart = write(tmp_path / "apart.txt", LONG[:20] + "\n\n" + LONG[20:])
+    assert overlap(str(apart), text_set(LONG))["test_texts_found"] == 0
+
+
 def test_a_text_that_occurs_twice_is_counted_once(tmp_path):
     assert found(tmp_path, f"{LONG}\n{LONG}", LONG, LONG)["test_texts_found"] == 1
 
@@ -365,3 +442,42 @@ def test_the_second_texts_of_pairs_are_looked_for_too(tmp_path):
     known = text_set("something else", pairs=(LONG,))
     assert overlap(str(corpus), known)["test_texts_found"] == 1
     assert read(corpus, without=TestTexts([known])) == [ONE]
+    table = write(tmp_path / "pairs.csv", f"sentence1,sentence2,label\n{ONE},{LONG},1\n")
+    write(table, table.read_text() + f"They said {LONG[:20]},{LONG[20:]},1\n")
+    assert read(table, without=TestTexts([known])) == [ONE, f"They said {LONG[:20]}", LONG[20:]]
+    assert read(table)[:2] == [ONE, LONG] and overlap(str(table), known)["test_texts_found"] == 1
+
+
+# Passages -------------------------------------------------------------------------------------------------------------
+
+
+def test_passages_are_drawn_evenly_over_a_corpus(tmp_path, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr("spiketext.passages._WINDOW", 100)
+    first, second = ("A good film, good film.\n" * 1000, "The bad plot, bad plot.\n" * 1000)
+    corpus = write(tmp_path / "corpus.txt", first + second)
+    rows = list(draw(str(corpus), tiny_tokenizer, 2000, 32))
+    texts = [tiny_tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    assert 2000 <= sum(map(len, rows)) < 2032
+    counts = [sum(text == texts[place] for text in texts) for place in (0, -1)]
+    assert texts[0] != texts[-1] and abs(counts[0] - counts[1]) <= 2
+
+
+def test_pairs_are_neighbours_and_no_sentence_is_in_two(tmp_path, tiny_tokenizer):
+    sentences_of = [f"good film {' '.join(['very'] * n)} bad" for n in range(2, 12)]
+    corpus = write(tmp_path / "corpus.txt", "\n".join(sentences_of))
+    rows = list(draw(str(corpus), tiny_tokenizer, 10_000, 64, pairs=True))
+    expected = tiny_tokenizer(sentences_of[::2], sentences_of[1::2])["input_ids"]
+    assert sorted(rows) == sorted(expected)
+    with pytest.raises(ValueError, match="one sentence is no pair"):
+        list(draw(str(write(tmp_path / "one.txt", ONE)), tiny_tokenizer, 100, 64, pairs=True))
+
+
+def test_a_run_goes_on_with_the_passages_it_had_whatever_becomes_of_the_corpus(tmp_path, tiny_tokenizer):
+    corpus = write(tmp_path / "corpus.txt", f"{ONE}\n{TWO}\n" * 20)
+    options = MlmOptions(corpus=str(corpus), out=str(tmp_path / "run"), tokens=200, quiet=True)
+    before = passages(Run("mlm", options), tiny_tokenizer, options)
+    write(corpus, "Nothing of all that is left here.\n" * 50)
+    after = passages(Run("mlm", options), tiny_tokenizer, options)
+    assert [after.train[0, row] for row in range(len(after.train))] == [
+        before.train[0, row] for row in range(len(before.train))
+    ]

@@ -33,7 +33,7 @@ FLOORS = [
         "published",
         "significance",
     },
-    {"neurons", "batching", "runs", "splits", "words", "portraits", "answers"},
+    {"neurons", "batching", "runs", "splits", "words", "portraits", "answers", "textfiles"},
     {"models", "datasets", "rates", "results"},
     {"data", "precision", "experiments", "portable"},
     {"corpora", "checkpoints"},
