@@ -152,6 +152,7 @@ def _load_hub_set(name: str, reading: dict, task: str, skip_bad_rows: bool) -> T
     if len(held) == 1:
         paired = parts["train"][0].pair is not None
         parts, cut_notes = hold_out(parts["train"], parts[held[0]], grouped=paired)
+        _require_parts(files["train"], parts, [])
         files = {"train": files["train"], "validation": files["train"], "test": files[held[0]]}
         notes += [f"its {held[0]} part serves as test", *cut_notes]
     return _given_user_set(name, files, parts, task, notes)

@@ -63,13 +63,30 @@ def _strata(rows: Rows) -> list[str]:
     return [row.label if isinstance(row.label, str) else "" for row in rows]
 
 
-def _split_off(rows: Rows, groups: Sequence[Hashable] | None = None) -> tuple[Rows, Rows]:
-    """Return (the rows that stay, the tenth that is drawn), both in order."""
-    drawn = draw(_strata(rows), groups)
+def _split_off(rows: Rows, grouped: bool) -> tuple[Rows, Rows]:
+    """Return (the rows that stay, the tenth that is drawn), both in order.
+
+    grouped: rows that share a sentence are drawn together; unless they hang together so that half a tenth isn't to be
+    had.
+    """
+    drawn = draw(_strata(rows))
+    if grouped:
+        together = draw(_strata(rows), sentence_groups(rows))
+        drawn = together if 2 * len(together) >= len(drawn) else drawn
     return (
         [row for position, row in enumerate(rows) if position not in drawn],
         [row for position, row in enumerate(rows) if position in drawn],
     )
+
+
+def _notes_on_pairs(parts: Parts, *splits: str) -> list[str]:
+    """How many pairs of these splits share a sentence with one of train; nothing of single texts."""
+    if not any(row.pair for row in parts["train"]):
+        return []
+    known = {sentence for row in parts["train"] for sentence in text_key(row)}
+    shared = {split: sum(not known.isdisjoint(text_key(row)) for row in parts[split]) for split in splits}
+    notes = [f"{count} {split} rows share a sentence with train" for split, count in shared.items() if count]
+    return notes or ["rows sharing a sentence stay on one side"]
 
 
 def _without_copies(rows: Rows, *others: Rows) -> Rows:
@@ -81,10 +98,12 @@ def cut(rows: Rows) -> tuple[Parts, list[str]]:
     """Cut rows into train, validation and test; returns those and notes.
 
     A tenth is test, a tenth of the rest validation, stratified by class. Copies of test rows leave validation and
-    train, copies of validation rows leave train.
+    train, copies of validation rows leave train. Pairs that share a sentence stay on one side; where so many hang
+    together that less than half of a tenth is to be had so, they don't, and a note says how many.
     """
-    rest, test = _split_off(rows)
-    train, validation = _split_off(rest)
+    paired = rows[0].pair is not None
+    rest, test = _split_off(rows, paired)
+    train, validation = _split_off(rest, paired)
     parts = {
         "train": _without_copies(train, validation, test),
         "validation": _without_copies(validation, test),
@@ -94,20 +113,19 @@ def cut(rows: Rows) -> tuple[Parts, list[str]]:
     notes = [f"cut once: 10 % test, 10 % of the rest validation, {stratified}, seed {SEED}"]
     if copies := len(rows) - sum(map(len, parts.values())):
         notes.append(f"{copies} copies of test or validation rows left train or validation")
-    return parts, notes
+    return parts, notes + _notes_on_pairs(parts, "validation", "test")
 
 
 def hold_out(train: Rows, test: Rows, *, grouped: bool) -> tuple[Parts, list[str]]:
-    """Cut validation off train; the test rows are given. Copies of validation rows leave train."""
-    rest, validation = _split_off(train, sentence_groups(train) if grouped else None)
+    """Cut validation off train; the test rows are given. Copies of validation rows leave train; grouped: as `cut`."""
+    rest, validation = _split_off(train, grouped)
     kept = _without_copies(rest, validation)
     stratified = "stratified" if isinstance(train[0].label, str) else "unstratified"
     notes = [f"validation: 10 % of train, {stratified}, seed {SEED}"]
-    if grouped:
-        notes[0] += "; rows sharing a sentence stay on one side"
     if len(kept) < len(rest):
         notes.append(f"{len(rest) - len(kept)} copies of validation rows left train")
-    return {"train": kept, "validation": validation, "test": test}, notes
+    parts = {"train": kept, "validation": validation, "test": test}
+    return parts, notes + _notes_on_pairs(parts, "validation")
 
 
 def overlap_notes(parts: Parts) -> list[str]:

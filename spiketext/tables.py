@@ -1,7 +1,8 @@
 """Tables of labelled texts: CSV, TSV and JSON lines into rows, with errors that name file, row and remedy.
 
-Files are cut into lines at "\\n" and nowhere else: byte 0x85 of Windows-1252 is an ellipsis, and `str.splitlines` on
-another decoding of it would break the line. Texts keep case and spelling and lose only the white space at both ends.
+Files are cut into lines at "\\n" and nowhere else, rows of .csv at a lone "\\r" too: byte 0x85 of Windows-1252 is an
+ellipsis, and `str.splitlines` on another decoding of it would break the line. Texts keep case and spelling and lose
+only the white space at both ends.
 """
 
 import csv
@@ -17,6 +18,8 @@ from typing import Literal, NamedTuple
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "review")
 PAIR_COLUMNS = ("text_pair", "sentence2")
 LABEL_COLUMNS = ("label",)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)")
+_CARRIAGE_RETURN = re.compile(r"\r(?!\n)")
 
 csv.field_size_limit(2**31 - 1)  # a text may be longer than the 131,072 characters that Python allows
 
@@ -108,17 +111,31 @@ def _parquet_records(path: Path) -> list[tuple[int, dict]]:
     except ImportError:
         raise ValueError(f"{path}: Parquet files need pyarrow; pip install 'spiketext[parquet]'.") from None
     try:
-        table = parquet.read_table(path)
+        table = parquet.ParquetFile(path).read()
     except (ArrowException, OSError) as error:
         raise ValueError(f"{path}: is damaged or no Parquet file ({' '.join(str(error).split())[:100]}).") from None
-    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    _require_one_of_a_name(path, table.column_names)
     columns = table.to_pydict()
-    for name, feature in about.get("info", {}).get("features", {}).items():
-        if name in columns and isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
-            classes = dict(enumerate(feature["names"]))
+    for name, names in _hub_classes((table.schema.metadata or {}).get(b"huggingface", b"{}")).items():
+        if name in columns:
+            classes = dict(enumerate(names))
             columns[name] = [classes.get(number) for number in columns[name]]
     rows = zip(*columns.values(), strict=True)
     return [(number, dict(zip(columns, row, strict=True))) for number, row in enumerate(rows, 1)]
+
+
+def _hub_classes(metadata: bytes) -> dict[str, list[str]]:
+    """The class names of each column of classes, as the Hub notes them; none where the note is no such one."""
+    try:
+        features = json.loads(metadata)["info"]["features"].items()
+        return {name: one["names"] for name, one in features if one.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _require_one_of_a_name(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise ValueError(f"{path}: has more than one column {listing(twice)}; rename or remove all but one of a name.")
 
 
 def _json_records(path: Path, text: str) -> list[tuple[int, dict]]:
@@ -150,13 +167,15 @@ def _table_records(path: Path, text: str, delimiter: str | None) -> list[tuple[i
     except csv.Error as error:
         raise ValueError(f"{path}: row {len(rows)} cannot be read ({error}); check the quotes in it.") from None
     header = [name.strip() for name in rows[0]]
-    if twice := [name for name in dict.fromkeys(header) if name and header.count(name) > 1]:
-        raise ValueError(f"{path}: has more than one column {listing(twice)}; rename or remove all but one of a name.")
+    _require_one_of_a_name(path, header)
+    ended = (
+        " It holds a carriage return, which ends a row: quote or remove it." if _CARRIAGE_RETURN.search(text) else ""
+    )
     for number, fields in enumerate(rows[1:], 1):
         if fields and len(fields) != len(header):
             raise ValueError(
                 f"{path}: row {number} has {len(fields)} fields, expected {len(header)} ({listing(header)}). "
-                f"Quote a text that holds the separator, or name another one with --delimiter."
+                f"Quote a text that holds the separator, or name another one with --delimiter.{ended}"
             )
     return [(number, dict(zip(header, fields, strict=True))) for number, fields in enumerate(rows[1:], 1) if fields]
 
@@ -181,15 +200,16 @@ def read_table(
     """Read a table with a header, or JSON lines; a text or label that is missing comes as "".
 
     Columns not named: text is the first of TEXT_COLUMNS that is there, pair of PAIR_COLUMNS (none is fine), label is
-    `label`. Labels come as strings.
-    Raises:  ValueError as `read_records`; for a missing column, with those found and the flag; for a value that is no
-             text.
+    `label`. Labels come as strings; where all are numbers, 1.0 is the class 1 and nan is no label.
+    Raises:  ValueError as `read_records`; for a missing column, with those found and the flag; for one that is asked
+             for twice; for a value that is no text.
     """
     records = read_records(path, delimiter, encoding)
     found = list({name: None for _, record in records for name in record})
     text = _column(path, found, text_column, TEXT_COLUMNS, "--text-column")
-    pair = _column(path, found, pair_column, PAIR_COLUMNS, "--pair-column")
     label = _column(path, found, label_column, LABEL_COLUMNS, "--label-column")
+    usual_pair = [name for name in PAIR_COLUMNS if name not in (text, label)]
+    pair = _column(path, found, pair_column, usual_pair, "--pair-column")
     for column, usual, flag in ((text, TEXT_COLUMNS, "--text-column"), (label, LABEL_COLUMNS, "--label-column")):
         if column is None:
             raise ValueError(
@@ -197,7 +217,12 @@ def read_table(
                 f"Name the right one with {flag}" + (", or the separator with --delimiter." if len(found) == 1 else ".")
             )
     assert text is not None and label is not None
-    return [
+    if len({text, pair, label}) < 3:  # None, if there is no pair, is the third
+        raise ValueError(
+            f"{path}: expected a column each for text, second text and label, got {text!r}, {pair!r} and {label!r}; "
+            f"name another one with --text-column, --pair-column or --label-column."
+        )
+    rows = [
         Row(
             number,
             _text_value(path, number, record, text),
@@ -206,26 +231,41 @@ def read_table(
         )
         for number, record in records
     ]
+    return _whole_numbers(rows)
+
+
+def _whole_numbers(rows: list[Row]) -> list[Row]:
+    """Labels that are all numbers, or nan, written in one way: 1.0 as 1, nan as ""; others as they are."""
+    written = {row.label: "" if str(row.label).lower() == "nan" else str(row.label) for row in rows}
+    if not any(written.values()) or not all(_NUMBER.fullmatch(label) for label in written.values() if label):
+        return rows
+    return [row._replace(label=re.sub(r"(?<=[0-9])\.0*$", "", written[row.label])) for row in rows]
 
 
 def read_texts(path: Path, encoding: str = "utf-8") -> list[str]:
-    """Return the texts of a table that has no labels, or whose labels are not asked for; raises as `read_table`."""
+    """Return the texts of a table, second ones too, whose labels are not asked for; raises as `read_table`."""
     records = read_records(path, None, encoding)
     found = list(records[0][1])
     column = _column(path, found, None, TEXT_COLUMNS, "")
     if column is None:
         raise ValueError(f"{path} has no column {' or '.join(TEXT_COLUMNS)}; its columns are {listing(found)}. "
                          "Rename the one with the texts.")  # fmt: skip
-    return [_text_value(path, number, record, column) for number, record in records]
+    pair = _column(path, found, None, PAIR_COLUMNS, "")
+    columns = [column, pair] if pair else [column]
+    return [_text_value(path, number, record, name) for number, record in records for name in columns]
 
 
 def _text_value(path: Path, number: int, record: dict, column: str) -> str:
     value = record.get(column)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{path}: row {number} has {shown(value)} in column {column!r}, expected a text.")
-    if value and (half := half_character(value)):
+    return _whole(path, number, column, value or "").strip()
+
+
+def _whole(path: Path, number: int, column: str, text: str) -> str:
+    if half := half_character(text):
         raise ValueError(f"{path}: row {number} has {half!r} in column {column!r}, half a character; write whole ones.")
-    return (value or "").strip()
+    return text
 
 
 def half_character(text: str) -> str | None:
@@ -239,11 +279,15 @@ def half_character(text: str) -> str | None:
 
 def _label_value(path: Path, number: int, record: dict, column: str) -> str:
     value = record.get(column)
-    if isinstance(value, list | dict):
+    if isinstance(value, list | dict | bytes):
         raise ValueError(f"{path}: row {number} has {shown(value)} as its label, expected one string or number.")
     if isinstance(value, float):  # 1.0 is the class 1, and NaN is how tables of numbers say that there is none
         value = None if math.isnan(value) else int(value) if value.is_integer() else value
-    return "" if value is None else str(value).strip()
+    text = "" if value is None else _whole(path, number, column, str(value))
+    if text[:1].isspace() and text.lstrip().startswith('"'):
+        raise ValueError(f"{path}: row {number} has label {shown(text)}, a quote after a blank; remove the blanks "
+                         "after the separators, so that quotes are read as such.")  # fmt: skip
+    return text.strip()
 
 
 def complete_rows(path: Path, rows: Sequence[Row], skip_bad_rows: bool = False) -> list[Row]:

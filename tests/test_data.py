@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from conftest import missing
 
 from spiketext.data import check, describe, load, names
 from spiketext.datasets import BUILT_IN, KNOWN_DEFECTS, phrase_key, read_trees
@@ -94,6 +95,20 @@ def test_groups_are_rows_that_share_a_sentence_through_any_chain():
     groups = sentence_groups([Row(n, one, other, "x") for n, (one, other) in enumerate(pairs)])
     assert groups[0] == groups[2] == groups[3] == groups[4]
     assert len(set(groups)) == 3
+
+
+def test_pairs_of_a_file_that_share_a_sentence_stay_on_one_side_where_that_can_be(tmp_path):
+    rows = [(f"premise {n // 5}", f"hypothesis {n}", ("no", "yes")[n % 2]) for n in range(300)]
+    text_set = load(write_csv(tmp_path / "nli.csv", rows, ("text", "text_pair", "label")))
+    texts = {split: set(part.texts) for split, part in text_set.splits.items()}
+    assert not texts["test"] & texts["train"] and not texts["validation"] & texts["train"]
+    assert len(text_set.splits["test"]) > 20 and "rows sharing a sentence stay on one side" in text_set.notes
+    rows = [(f"review {n}", "the food", label) for n, (_, _, label) in enumerate(rows)]
+    text_set = load(write_csv(tmp_path / "aspects.csv", rows, ("text", "text_pair", "label")))
+    assert [len(part) for part in text_set.splits.values()] == [242, 28, 30]
+    assert text_set.notes[-2:] == [
+        "28 validation rows share a sentence with train", "30 test rows share a sentence with train"
+    ]  # fmt: skip
 
 
 def test_rows_without_second_text_form_no_common_group():
@@ -305,6 +320,12 @@ FILE_ERRORS = {
     "wrong text column": (b"text,label\na,b\n", {"text_column": "x"}, r"no column 'x' \(given by --text-column\)"),
     "column twice": (b"text,label,text\na,b,c\n", {}, r"a\.csv: has more than one column text; rename or remove"),
     "wrong pair column": (b"text,label\na,b\n", {"pair_column": "x"}, r"no column 'x' \(given by --pair-column\)"),
+    "pair is label": (b"text,label\na,b\n", {"pair_column": "label"}, r"a\.csv: expected a column each for text, "
+                      r"second text and label, got 'text', 'label' and 'label'; name another one"),
+    "text is label": (b"text,label\na,b\n", {"text_column": "label"}, r"got 'label', None and 'label'"),
+    "quoted after a blank": (b'"text","label"\n"a", "b"\n', {}, r"row 1 has label ' \"b\"', a quote after a blank"),
+    "not a number": (b"text,label\na,0\nb,nan\n", {}, r"a\.csv: row 2 has no label"),
+    "carriage return": (b"text,label\na\rb,c\n", {}, r"row 1 has 1 fields.* It holds a carriage return"),
     "other delimiter": (b"text;label\na;b\n", {}, r"its columns are text;label\..*the separator with --delimiter"),
     "empty": (b"", {}, r"a\.csv is empty"),
     "only blanks": (b"\xef\xbb\xbf \n\n", {}, r"a\.csv is empty"),
@@ -345,6 +366,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, case):
         ("{broken", r"a\.jsonl: row 2 is not valid JSON"),
         ("[" * 100_000, r"a\.jsonl: row 2 is not valid JSON"),
         (r'{"text": "\ud83d a", "label": 1}', r"row 2 has '\\ud83d' in column 'text', half a character"),
+        (r'{"text": "a", "label": "\ud83d"}', r"row 2 has '\\ud83d' in column 'label', half a character"),
         ('["text"]', r"row 2 is a JSON list, expected an object"),
         ('{"text": 3, "label": 1}', r"row 2 has 3 in column 'text', expected a text"),
         ('{"text": "a", "label": [1]}', r"row 2 has \[1\] as its label"),
@@ -366,6 +388,41 @@ def test_a_whole_number_is_one_class_however_it_is_written(tmp_path):
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(lines * 1) + "\n")
     assert load(tmp_path / "a.jsonl").labels == ["0", "1"]
+    rows = [(f"text {row}", label) for row, label in enumerate(["0", "0.0", "0.00", "1", "1.0", "1.00"])]
+    assert load(write_csv(tmp_path / "a.csv", rows)).labels == ["0", "1"]
+    rows = [(f"text {row}", label) for row, label in enumerate(["1.0", "1.0", "1.0", "nan", "nan", "nan"])]
+    with raises("row 4 has no label"):
+        load(write_csv(tmp_path / "b.csv", rows))
+    versions = [(f"text {row}", label) for row, label in enumerate(["v1", "1.0", "1", "nan"] * 3)]
+    assert load(write_csv(tmp_path / "c.csv", versions)).labels == ["1", "1.0", "nan", "v1"]
+
+
+@pytest.mark.parametrize("note", [b"no JSON", b'{"info": null}', b"[]", b'{"info": {"features": {"label": null}}}'])
+def test_a_parquet_file_is_read_whatever_is_noted_in_it(tmp_path, note):
+    pyarrow = parquet_of()
+    labels = pyarrow.array([0.0, 1.0] * 6)
+    table = pyarrow.table({"text": [f"text {n}" for n in range(12)], "label": labels})
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": note}), tmp_path / "a.parquet")
+    assert load(tmp_path / "a.parquet").labels == ["0", "1"]
+
+
+def test_parquet_with_two_columns_of_a_name_or_labels_of_bytes_is_refused(tmp_path):
+    pyarrow = parquet_of()
+    twice = pyarrow.table([["a"], ["b"], ["c"]], names=["text", "label", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "a.parquet")
+    with raises(r"a\.parquet: has more than one column text"):
+        load(tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [b"a"]}), tmp_path / "b.parquet")
+    with raises(r"row 1 has b'a' as its label, expected one string or number"):
+        load(tmp_path / "b.parquet")
+
+
+def parquet_of():
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        missing("pyarrow is not installed; pip install 'spiketext[parquet]'")
+    return pyarrow
 
 
 def test_another_type_of_file_is_refused(tmp_path):

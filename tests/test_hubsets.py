@@ -145,6 +145,23 @@ def test_columns_and_regression_are_named_as_for_a_file(hub):
     assert found.task == "regression" and found.splits["train"].pairs
 
 
+def test_pairs_that_hang_together_are_cut_all_the_same_and_copies_alone_are_refused(hub):
+    hub.sets["some/aspects", "main"] = {
+        "train.tsv": ("text\ttext_pair\tlabel\n" + "".join(f"a {n}\tfood\t{n % 2}\n" for n in range(40))).encode(),
+        "test.tsv": b"text\ttext_pair\tlabel\nb\tfood\t1\n",
+    }
+    found = load("some/aspects")
+    assert len(found.splits["validation"]) == 4 and "4 validation rows share a sentence with train" in found.notes
+    hub.sets["some/copies", "main"] = {
+        "train.tsv": b"text\ttext_pair\tlabel\n" + b"a\tb\t1\n" * 9,
+        "test.tsv": b"text\ttext_pair\tlabel\nb\tfood\t1\n",
+    }
+    with pytest.raises(
+        ValueError, match="too few different texts to cut: without copies of the same text train has no"
+    ):
+        load("some/copies")
+
+
 @pytest.mark.parametrize(("name", "expected"), [
     ("some/nothing", "there is no such data set, or it is private"),
     ("some/closed", "it is gated: ask for access on its page"),
