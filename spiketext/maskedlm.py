@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from spiketext.evaluation import longest, model_inputs
 from spiketext.fitting import fit
 from spiketext.losses import at_least_float32, layer_map
 from spiketext.models import SpikeBertForMaskedLM, SpikeBertModel, initialise_from_teacher
-from spiketext.options import MlmOptions
+from spiketext.options import MlmOptions, StudentOptions
 from spiketext.passages import TokenRows, passages
 from spiketext.runs import Run
 from spiketext.training import DENSE, finish, new_student, prepare
@@ -46,13 +46,21 @@ class MaskedRows(Rows):
         found = self.rows[index]
         ids = np.asarray(found["input_ids"])
         draw = np.random.default_rng([self.seed, epoch, int(self.rows.chosen[row])])
-        free = draw.permutation(np.flatnonzero(~np.isin(ids, self.special)))
+        free = draw.permutation(self._free(ids))
         chosen = free[: max(1, round(self.share * len(free)))]
         targets = np.full_like(ids, IGNORED)
         targets[chosen] = ids[chosen]
         u, other = draw.random(len(chosen)), self.pieces[draw.integers(len(self.pieces), size=len(chosen))]
         ids[chosen] = np.select([u < _MASKED, u < _MASKED + _OTHER], [self.mask, other], ids[chosen])
         return found | {"input_ids": ids.tolist(), "targets": targets.tolist()}
+
+    def _free(self, ids: np.ndarray) -> np.ndarray:
+        """The places of tokens that may be hidden."""
+        return np.flatnonzero(~np.isin(ids, self.special))
+
+    def has_free(self) -> bool:
+        """Whether there is a token that may be hidden."""
+        return any(len(self._free(self.rows.file[row])) for row in self.rows.chosen)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """As `Rows.collate`, and targets [B, L]."""
@@ -138,6 +146,11 @@ def mlm(options: MlmOptions) -> dict[str, Any]:
     rows, validation = (
         MaskedRows(part, tokenizer, options.hidden, options.seed) for part in (found.train, found.validation)
     )
+    if not (rows.has_free() and validation.has_free()):
+        raise ValueError(
+            f"corpus {options.corpus}: expected words that {options.vocab or options.model} knows, got unknown ones "
+            "only, of which none can be hidden; give a vocabulary of its language"
+        )
     result = fit(MaskedObjective(model, tokenizer), rows, validation, options, run, loss_and_accuracy)
     result |= told | {"tokens": found.tokens, "passages": len(rows) + len(validation)}
     return finish(run, model, tokenizer, "mlm", None, result)
@@ -152,6 +165,10 @@ def _network(options: MlmOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     known = checkpoints.load_tokenizer(options.model)
     encoder = checkpoints.load_encoder(options.model) if options.spiking or options.vocab else None
     if encoder is None or (isinstance(encoder, SpikeBertModel) and not options.vocab):
+        foreign = [one.name for one in fields(StudentOptions) if getattr(options, one.name) != one.default]
+        if foreign:
+            raise ValueError(f"{', '.join(foreign)}: the network is given by model {options.model}, expected no such "
+                             "thing beside it; leave it out")  # fmt: skip
         model, new_head = checkpoints.masked_lm_for_training(options.model)
         return model, known, {"new_head": new_head}
     if isinstance(encoder, SpikeBertModel):

@@ -209,6 +209,7 @@ def test_a_spiking_network_starts_from_a_dense_one_goes_on_and_becomes_a_student
     small = {**SMALL, "layers": 0, "epochs": 1, "evals_per_epoch": 1}
     first = spiketext.mlm(corpus=corpus, model=dense["out"], spiking=True, out=str(tmp_path / "a"), **small)
     assert first["new_head"] is True and first["initialised_tensors"] == 5 + 4
+    small["width"] = 0
     again = spiketext.mlm(corpus=corpus, model=str(tmp_path / "a"), out=str(tmp_path / "b"), **small)
     assert again["new_head"] is False and again["validation"]["loss"] < first["validation"]["loss"]
     student = checkpoints.load_for_training(str(tmp_path / "b"), num_labels=2)
@@ -243,7 +244,7 @@ def test_another_language_starts_from_the_layers_of_a_dense_encoder(dense, vocab
 
 
 def test_a_dense_encoder_without_a_head_gets_one_and_that_is_said(tiny_teacher, corpus, tmp_path):
-    small = {**SMALL, "epochs": 1, "evals_per_epoch": 1, "tokens": 600}
+    small = {**SMALL, "layers": 0, "width": 0, "epochs": 1, "evals_per_epoch": 1, "tokens": 600}
     result = spiketext.mlm(corpus=corpus, model=tiny_teacher, out=str(tmp_path / "run"), **small)
     assert result["new_head"] is True
 
@@ -266,11 +267,19 @@ def test_a_dense_encoder_without_a_head_gets_one_and_that_is_said(tiny_teacher, 
         ({"vocab": "{vocab}", "corpus": "{empty}"}, "no sentence of 4 words or more"),
         ({"vocab": "{vocab}", "truncation": "head-tail"}, "keeps its head"),
         ({"model": "./nowhere"}, "model ./nowhere"),
+        ({"vocab": "{vocab}", "max_length": 2}, "max_length: expected a whole number, at least 3"),
+        ({"vocab": "{vocab}", "corpus": "{unknown}"}, "expected words that .*vocab.txt knows, got unknown ones only"),
+        ({"model": "{teacher}", "beta": 0.5}, "beta, layers, width: the network is given by model .*; leave it out"),
+        ({"model": "{spiking}", "layers": 0}, "width: the network is given by model .*; leave it out"),
     ],
 )
-def test_a_mistake_is_one_line(changes, expected, vocabulary, corpus, tiny_student_config, tiny_tokenizer, tmp_path):
+def test_a_mistake_is_one_line(
+    changes, expected, vocabulary, corpus, tiny_student_config, tiny_tokenizer, tiny_teacher, tmp_path
+):
     (tmp_path / "empty.txt").write_text("\n")
-    names = {"{vocab}": vocabulary, "{empty}": str(tmp_path / "empty.txt"), "{spiking}": str(tmp_path / "spiking")}
+    (tmp_path / "unknown.txt").write_text("мы были дома вчера\n" * 40, encoding="utf-8")
+    names = {"{vocab}": vocabulary, "{empty}": str(tmp_path / "empty.txt"), "{spiking}": str(tmp_path / "spiking"),
+             "{unknown}": str(tmp_path / "unknown.txt"), "{teacher}": tiny_teacher}  # fmt: skip
     SpikeBertForMaskedLM(tiny_student_config).save_pretrained(names["{spiking}"])
     tiny_tokenizer.save_pretrained(names["{spiking}"])
     asked = {"corpus": corpus, **SMALL, **{key: names.get(str(value), value) for key, value in changes.items()}}
