@@ -60,7 +60,7 @@ class MaskedRows(Rows):
 
     def has_free(self) -> bool:
         """Whether there is a token that may be hidden."""
-        return any(len(self._free(self.rows.file[row])) for row in self.rows.chosen)
+        return any(len(self._free(np.asarray(self.rows.file[row]))) for row in self.rows.chosen)
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """As `Rows.collate`, and targets [B, L]."""

@@ -131,7 +131,7 @@ class NeuronOptions(_Checked):
 
 @dataclass(frozen=True)
 class StudentOptions(NeuronOptions):
-    """What a student looks like. Where it is given as a folder it may only be said what the folder's network has."""
+    """What a student looks like. Where it is given as a folder only what the folder says may be asked, by mlm nothing."""
 
     preset: str = _option(
         "ternary",

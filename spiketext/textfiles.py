@@ -232,8 +232,8 @@ def _apart(text: str) -> list[str]:
 
 def _text_column(where: str, names: Iterable[str], column: str | None) -> str:
     every, wanted = list(names), column or "text"
-    if (count := every.count(wanted)) != 1:
-        raise ValueError(f"corpus {where}: {count or 'no'} column {wanted!r}, it has {', '.join(every) or 'none'}; "
+    if every.count(wanted) != 1:
+        raise ValueError(f"corpus {where}: expected one column {wanted!r}, it has {', '.join(every) or 'none'}; "
                          f"name one as {HUB}OWNER/NAME:COLUMN, or rename it")  # fmt: skip
     return wanted
 
