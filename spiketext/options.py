@@ -131,7 +131,7 @@ class NeuronOptions(_Checked):
 
 @dataclass(frozen=True)
 class StudentOptions(NeuronOptions):
-    """What a student looks like. Where it is given as a folder only what the folder says may be asked, by mlm nothing."""
+    """What a student looks like. Where it is given as a folder only what that says may be asked (mlm: nothing)."""
 
     preset: str = _option(
         "ternary",
