@@ -1,7 +1,8 @@
 """Floor 8: a tailored TextCNN becomes a spiking one (SNN-TextCNN 3.1.3). Weights are copied, nothing is left random.
 
 With beta = 1, a neuron whose mean current is I fires at the rate min(1, max(0, I) / threshold): ReLU below saturation.
-Normalisation divides each layer by a scale, so that rate * scale is the activation and no rate has to exceed 1:
+Normalisation divides each layer by a scale, so that rate * scale is the activation and no rate has to exceed 1, at any
+threshold; without it a layer's scale is the threshold, times the scale of the layer before:
 
 model       the largest sum of positive weights that a neuron of the layer has (Diehl et al. 2015); 1 for a mean
 data        the largest activation that a text of the training split gives the layer (Diehl et al. 2015)
@@ -50,21 +51,22 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
 
     With options.limit_law the picture is drawn and the result has "limit_law", by network the rows and exponents of
     `limit_law` on LIMIT_TEXTS validation texts. Raises ValueError for a model that cannot be converted (naming the
-    layer), or what needs texts without them; then the folder is not touched.
+    layer), a percentile that nothing reads, or what needs texts without them; as `data.load` for texts that are named,
+    needed or not. Then the folder is not touched.
     """
     started = time.monotonic()
     if options.normalize not in NORMALISATIONS:
         raise ValueError(f"normalize: expected {', '.join(NORMALISATIONS)}; got {options.normalize!r}")
+    if options.percentile != ConvertOptions.percentile and options.normalize != "percentile":
+        raise ValueError(f"percentile: is read by normalize percentile, got {options.normalize!r}; leave it out")
     checkpoints.quiet()
     model = require_convertible(checkpoints.load_classifier(options.model))
     tokenizer = checkpoints.load_tokenizer(options.model)
-    text_set, batches = None, []
-    normalised = options.normalize in ("data", "percentile")
-    if normalised or options.limit_law:
-        if not options.data:
-            asks = f"normalize {options.normalize}" if normalised else "limit-law"
-            raise ValueError(f"{asks}: reads texts; name them with --data")
-        text_set = read(options)
+    normalised, batches = options.normalize in ("data", "percentile"), []
+    if (normalised or options.limit_law) and not options.data:
+        asks = f"normalize {options.normalize}" if normalised else "limit-law"
+        raise ValueError(f"{asks}: reads texts; name them with --data")
+    text_set = read(options) if options.data else None
     if (known := _known(options, text_set)) is not None:
         return known
     reading: dict[str, Any] = {
@@ -74,13 +76,15 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
     if text_set is not None and normalised:
         rows = rows_of(text_set, "train", tokenizer, **reading)
         batches = [batch for _, batch in rows.batches(64)]
-    scales = scales_of(model, options.normalize, batches, options.percentile)
+    scales = None
+    if options.normalize != "none":
+        scales = scales_of(model, options.normalize, batches, options.percentile)
     settings = {name: getattr(options, name) for name in ("time_steps", "coding", "beta", "threshold", "seed")}
     spiking = spiking_from(model, scales, **settings)
     run = Run("convert", options)
     if text_set is not None:
         run.reads(text_set.name, text_set.hash)
-    result: dict[str, Any] = {"scales": scales, "validation": {}, "history": []}
+    result: dict[str, Any] = {"scales": spiking.config.scales, "validation": {}, "history": []}
     if text_set is not None and options.limit_law:
         rows = rows_of(text_set, "validation", tokenizer, **reading)
         count = min(len(rows), LIMIT_TEXTS)
@@ -125,6 +129,9 @@ def require_convertible(model: PreTrainedModel) -> TextCnnForSequenceClassificat
     def refuse(layer: str, why: str) -> None:
         raise ValueError(f"layer {layer}: {why}; train a network that can be converted with --model tailored-textcnn")
 
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            refuse(name, "has a weight that is no finite number")
     if model.config.problem_type == "regression":
         refuse("classifier", "answers a number, and votes are counted for classes")
     if model.config.pooling != "mean":
@@ -145,20 +152,23 @@ def spiking_from(
 ) -> SpikingTextCnnForSequenceClassification:
     """The spiking network with the weights of a tailored one, each layer divided by its scale and times that before.
 
-    scales: `scales_of`; None for none, and every weight is bit for bit the dense network's. settings go into its
-    config (time_steps, coding, beta, ...). Raises as `require_convertible`.
+    scales: `scales_of`; None for none, and every weight is bit for bit the dense network's. A layer that has a scale is
+    multiplied by the threshold. settings go into its config (time_steps, coding, beta, ...). Raises as
+    `require_convertible`; for settings that cannot be as `SpikingTextCnnConfig`.
     """
     require_convertible(model)
-    scales = scales or dict.fromkeys(LAYERS, 1.0)
-    before, pooling, after = (scales[layer] for layer in LAYERS)
     kept = {name: getattr(model.config, name) for name in _KEPT if hasattr(model.config, name)}
-    config = SpikingTextCnnConfig(**kept, scales=scales, pool_gain=before / pooling, **settings)
+    config = SpikingTextCnnConfig(**kept, **settings)
+    unit = config.threshold
+    config.scales = scales or {"convolutions": unit, "pooling": unit * unit, "classifier": unit * unit * unit}
+    before, pooling, after = (config.scales[layer] for layer in LAYERS)
+    config.pool_gain = unit * before / pooling
     spiking = SpikingTextCnnForSequenceClassification(config).to(model.dtype)  # type: ignore[arg-type]
     weights = dict(model.state_dict())
     for name in weights:
         if name.startswith("textcnn.convolutions."):
-            weights[name] = weights[name] / before
-    weights["classifier.weight"] = weights["classifier.weight"] * (pooling / after)
+            weights[name] = weights[name] / (before / unit)
+    weights["classifier.weight"] = weights["classifier.weight"] * (unit * pooling / after)
     weights["textcnn.passes"] = torch.zeros((), dtype=torch.int64)
     spiking.load_state_dict(weights, strict=True)
     return spiking.eval()
@@ -225,9 +235,9 @@ def limit_law(
 
     Each row has time_steps and mean absolute differences: "convolutions", rate * scale against the ReLU activation of
     real windows; "pooling", the same of the pooled features; "classifier", mean input current * scale of the output
-    neurons against the dense outputs. "saturated" is the share of the first layer's neurons whose dense activation
-    exceeds their scale. For beta = 1 the differences shrink as 1/T with deterministic input, which is what rounding to
-    whole spikes costs; Poisson input adds noise that shrinks as 1/sqrt(T). Saturated neurons stay wrong.
+    neurons, in thresholds, against the dense outputs. "saturated" is the share of the first layer's neurons whose dense
+    activation exceeds their scale. For beta = 1 the differences shrink as 1/T with deterministic input, which is what
+    rounding to whole spikes costs; Poisson input adds noise that shrinks as 1/sqrt(T). Saturated neurons stay wrong.
     """
     ids, mask = batch["input_ids"], batch["attention_mask"]
     convolved, real = model.textcnn.activations(ids, mask)
@@ -236,7 +246,7 @@ def limit_law(
     seen: list[Tensor] = []
     layers = (*spiking.textcnn.window_spikes, *spiking.textcnn.pooled_spikes, spiking.classifier)
     handles = [layer.register_forward_hook(lambda module, inputs, out: seen.append(out)) for layer in layers]
-    before = spiking.config.time_steps
+    before, threshold = spiking.config.time_steps, spiking.config.threshold
     spiking.config.time_steps = max(steps)
     try:
         spiking.eval()(ids, mask)
@@ -256,7 +266,7 @@ def limit_law(
             "time_steps": count,
             "convolutions": float(torch.cat(differences).abs().mean()),
             "pooling": float((pooled[:count].mean(0) * scales["pooling"] - features).abs().mean()),
-            "classifier": float((current[:count].mean(0) * scales["classifier"] - outputs).abs().mean()),
+            "classifier": float((current[:count].mean(0) / threshold * scales["classifier"] - outputs).abs().mean()),
             "saturated": _share([a[r == 1] > scales["convolutions"] for a, r in zip(convolved, real, strict=True)]),
         })  # fmt: skip
     return rows

@@ -100,7 +100,7 @@ class TrainingOptions(_Checked):
     max_length: int = _option(128, "tokens kept of a text", at_least=2, at_most=512)
     truncation: str = _option("head", "what is kept of a longer text: head, or head-tail (half of the tokens each)",
                               one_of=("head", "head-tail"))  # fmt: skip
-    seed: int = _option(0, "of all random draws", at_least=0)
+    seed: int = _option(0, "of all random draws", at_least=0, at_most=2**32 - 1)
     evals_per_epoch: int = _option(1, "validations (and checkpoints) in each epoch", at_least=1)
     patience: int = _option(3, "stop after so many validations without a better one", at_least=1)
     threads: int = _option(0, "threads of the computation; 0: all cores", at_least=0)
@@ -227,7 +227,7 @@ class VectorOptions(UnlabelledOptions):
     window: int = _option(5, "words to each side that a word is to predict, at most")
     least: int = _option(5, "how often a word must occur")
     epochs: int = _option(5, "passes over the corpus", at_least=1)
-    seed: int = _option(0, "of all random draws", at_least=0)
+    seed: int = _option(0, "of all random draws", at_least=0, at_most=2**32 - 1)
     threads: int = _option(
         0, "threads of the computation; 0: all cores; with 1 the vectors come out the same again", at_least=0
     )
@@ -305,7 +305,7 @@ class ConvertOptions(DataOptions):
     coding: str = _option("poisson", "poisson or deterministic input spikes")
     beta: float = _option(1.0, "share of the membrane kept at a step; a rate is an activation at 1 only")
     threshold: float = _option(1.0, "membrane at which a neuron fires")
-    seed: int = _option(0, "of the Poisson spikes", at_least=0)
+    seed: int = _option(0, "of the Poisson spikes", at_least=0, at_most=2**32 - 1)
     limit_law: str | None = _option(
         None, "picture (.png, .svg, .pdf) of how close it comes to the dense network as T grows; reads --data"
     )
@@ -333,7 +333,7 @@ class AttackOptions(DataOptions):
     candidates: int | None = _option(None, "candidates for each word (the setting's)")
     similarity: float | None = _option(None, "least similarity with the original, 0..1; 0 is none (the setting's)")
     batch_size: int = _option(64, "queries at once", at_least=1)
-    seed: int = _option(0, "of the texts drawn and of TextBugger's letters", at_least=0)
+    seed: int = _option(0, "of the texts drawn and of TextBugger's letters", at_least=0, at_most=2**32 - 1)
     threads: int = _option(0, "threads of the computation; 0: all cores", at_least=0)
     quiet: bool = _option(False, "no progress bar")
 

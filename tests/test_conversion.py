@@ -46,6 +46,9 @@ def test_without_normalisation_every_weight_is_the_dense_one(model):
     assert set(after) - set(before) == {"textcnn.passes"}
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert spiking.config.pool_gain == 1 and spiking.config.id2label == model.config.id2label
+    higher = spiking_from(model, threshold=0.3)
+    assert all(torch.equal(before[name], higher.state_dict()[name]) for name in before)
+    assert higher.config.pool_gain == 1 and list(higher.config.scales.values()) == pytest.approx([0.3, 0.09, 0.027])
 
 
 def test_a_converted_network_reads_texts_as_the_dense_one_learned_to(tiny_tokenizer):
@@ -95,10 +98,10 @@ def test_the_data_based_scale_is_the_largest_activation(model):
     assert scales_of(model, "percentile", batches, 100) == pytest.approx(scales)
 
 
-@pytest.mark.parametrize("normalize", ["model", "data"])
+@pytest.mark.parametrize(("normalize", "threshold"), [("model", 1.0), ("data", 2.0), ("percentile", 0.5)])
 @pytest.mark.parametrize(("coding", "power", "start"), [("deterministic", -1, 10), ("poisson", -0.5, 100)])
-def test_rates_tend_to_activations_and_accumulators_to_logits(normalize, coding, power, start, model, batch):
-    spiking = spiking_from(model, scales_of(model, normalize, [batch]), coding=coding)
+def test_rates_tend_to_activations_and_accumulators_to_logits(normalize, threshold, coding, power, start, model, batch):
+    spiking = spiking_from(model, scales_of(model, normalize, [batch], 100), coding=coding, threshold=threshold)
     rows = limit_law(model, spiking, batch, (*STEPS, 2000, 4000))
     assert [row["time_steps"] for row in rows] == [*STEPS, 2000, 4000]
     assert rows[0]["saturated"] == 0 and spiking.config.time_steps == 50
@@ -115,6 +118,11 @@ def test_without_normalisation_saturated_neurons_stay_wrong(model, batch):
     convolved, real = model.textcnn.activations(**batch)
     active = torch.cat([a[mask == 1].flatten() for a, mask in zip(convolved, real, strict=True)])
     assert rows[-1]["convolutions"] == pytest.approx((active - 1).clamp(min=0).mean().item(), rel=0.02)
+
+
+def test_without_normalisation_a_threshold_is_the_scale(model, batch):
+    rows = limit_law(model, spiking_from(model, coding="deterministic", threshold=30.0), batch, STEPS)
+    assert rows[0]["saturated"] == 0 and slope(rows, "convolutions") == pytest.approx(-1, abs=0.05)
 
 
 def test_a_leaky_neuron_does_not_follow_the_law(model, batch):
@@ -150,6 +158,11 @@ def test_what_cannot_be_converted_is_refused_by_layer():
 
     assert "layer textcnn.embedding: has inputs from -0.25 to" in refused(TAILORED, negative)
 
+    def broken(model):
+        model.textcnn.convolutions[1].weight.data[0, 0] = torch.nan
+
+    assert refused(TAILORED, broken).startswith("layer textcnn.convolutions.1.weight: has a weight that is no finite")
+
     def biased(model):
         model.classifier.bias = torch.nn.Parameter(torch.zeros(model.classifier.out_features))
 
@@ -177,4 +190,7 @@ def test_the_command_refuses_in_one_line(tiny_tokenizer, model, tmp_path, capsys
     assert "name them with --data" in line(*tailored, "--normalize", "data")
     assert f"expected {', '.join(NORMALISATIONS)}" in line(*tailored, "--normalize", "most")
     assert "time_steps: expected at least 1, got 0" in line(*tailored, "--time-steps", "0")
+    assert "percentile: is read by normalize percentile, got 'none'" in line(*tailored, "--percentile", "90")
+    assert "nowhere.csv" in line(*tailored, "--data", "nowhere.csv")
+    assert "seed: expected a whole number, at least 0, at most 4294967295" in line(*tailored, "--seed", str(2**32))
     assert not (tmp_path / "out").exists()

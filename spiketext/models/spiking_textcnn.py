@@ -35,8 +35,8 @@ class SpikingTextCnnConfig(TextCnnSizes):
 
     seed and draw key the Poisson spikes of an evaluation: another draw is other noise. A training pass draws anew.
     scales says what a rate means after a conversion: an activation is scales[layer] times the rate of its neuron, for
-    the layers "convolutions", "pooling" and "classifier" (there: times the mean input current). pool_gain is
-    scales["convolutions"] / scales["pooling"].
+    the layers "convolutions", "pooling" and "classifier" (there: times the mean input current in thresholds). pool_gain
+    is threshold * scales["convolutions"] / scales["pooling"].
     """
 
     model_type = "spiking-textcnn"
