@@ -42,7 +42,7 @@ def vectors(options: VectorOptions) -> dict[str, Any]:
         return run.result
     started = time.monotonic()
     (run.out / CHECKPOINTS).mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=run.out / CHECKPOINTS) as folder:
+    with tempfile.TemporaryDirectory(dir=run.out / CHECKPOINTS, prefix=".corpus-") as folder:  # one of `runs._CACHES`
         path, language = Path(folder) / "words.txt", options.language
         without = left_out(options.leave_out, options.data_dir, options.corpus_encoding)
         read = partial(sentences, options.corpus, encoding=options.corpus_encoding)
@@ -54,7 +54,9 @@ def vectors(options: VectorOptions) -> dict[str, Any]:
                 min_count=options.least, sg=1, negative=5, seed=options.seed,
                 workers=options.threads or os.cpu_count() or 1,
             )  # fmt: skip
-        except RuntimeError:  # no vocabulary
+        except RuntimeError as error:
+            if "build vocabulary" not in str(error):
+                raise
             raise ValueError(f"corpus {options.corpus}: no word occurs {options.least} times; give more text, or a "
                              "smaller --least") from None  # fmt: skip
     result = {"language": language, "words": len(model.wv), "dimension": options.dimension, "sentences": count,

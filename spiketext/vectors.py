@@ -14,6 +14,7 @@ import numpy as np
 
 FILE = "vectors.txt.gz"  # in the folder of a training of word vectors
 CLIP = 3.0  # standard deviations, the authors' program
+_LEAST = 0.01  # standard deviation of rates; it is 1/6 where none is clipped
 
 
 def read_vectors(
@@ -64,7 +65,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield number, line.decode("utf-8").rstrip("\r\n")
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError:
         raise ValueError(f"word vectors {path}: line {number} is not UTF-8; convert the file first") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -93,8 +94,15 @@ def _numbers(path: Path, number: int, values: list[str]) -> np.ndarray:
 
 
 def unit_range(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [N, D] of any unit -> rates in [0, 1]: 0.5 is the mean of all entries, 0 and 1 are 3 deviations off."""
-    deviation = vectors.std()
+    """Vectors [N, D] of any unit -> rates in [0, 1]: 0.5 is the mean of all entries, 0 and 1 are 3 deviations off.
+
+    Raises ValueError for values that are all equal, or nearly so beside a few huge ones.
+    """
+    mean, deviation = float(vectors.mean(dtype=np.float64)), float(vectors.std(dtype=np.float64))
     if deviation == 0:
         raise ValueError(f"word vectors: all values are {vectors.flat[0]}; expected different ones")
-    return ((vectors - vectors.mean()) / deviation).clip(-CLIP, CLIP) / (2 * CLIP) + 0.5
+    rates = ((vectors - mean) / deviation).clip(-CLIP, CLIP) / (2 * CLIP) + 0.5
+    if rates.std() < _LEAST:
+        raise ValueError(f"word vectors: values from {vectors.min():.3g} to {vectors.max():.3g} make nearly equal "
+                         "rates; take the rows with the huge ones out")  # fmt: skip
+    return rates

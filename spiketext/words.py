@@ -90,11 +90,12 @@ class WordTokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, vocab_file: str, language: str = "english", **kwargs: Any):
-        words = Path(vocab_file).read_text(encoding="utf-8").split("\n")
+        words = Path(vocab_file).read_bytes().decode("utf-8").split("\n")  # a word may hold any other end of a line
         self.words, self.language = words, language
         self.ids = {word: number for number, word in enumerate(words)}
         segment("", language)
-        super().__init__(**{"pad_token": PAD, "unk_token": UNKNOWN, **kwargs, "language": language})
+        own = {"language": language, "split_special_tokens": True}  # a [PAD] that somebody wrote is signs and a word
+        super().__init__(**{"pad_token": PAD, "unk_token": UNKNOWN, **kwargs, **own})
 
     @property
     def vocab_size(self) -> int:
@@ -115,8 +116,10 @@ class WordTokenizer(PreTrainedTokenizer):
         return self.words[index]
 
     def build_inputs_with_special_tokens(self, token_ids_0: list[int], token_ids_1: list[int] | None = None):
-        """A text without any word is one unknown word."""
-        return token_ids_0 + (token_ids_1 or []) or [self.ids[UNKNOWN]]
+        """A text without any word is one unknown word. Raises ValueError for a pair of texts."""
+        if token_ids_1 is not None:
+            raise ValueError("a TextCNN reads single texts, and these are pairs; take --model spikebert")
+        return token_ids_0 or [self.ids[UNKNOWN]]
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from conftest import missing
 from spiketext import reproduce, skipgram
 from spiketext.cli import main
 from spiketext.options import VectorOptions
-from spiketext.vectors import FILE, read_vectors, unit_range
+from spiketext.vectors import read_vectors, unit_range
 from spiketext.wordmodels import tokenizer_of
 from spiketext.words import PAD, UNKNOWN, language_of, lexicon, segment
 
@@ -31,7 +32,7 @@ def write(tmp_path):
     return to_file
 
 
-@pytest.mark.parametrize("content", [ROWS, "3 3\n" + ROWS, ROWS.replace("\n", " \r\n")])
+@pytest.mark.parametrize("content", [ROWS, "3 3\n" + ROWS, ROWS.replace("\n", " \r\n"), "\ufeff" + ROWS])
 @pytest.mark.parametrize("packed", [False, True])
 def test_glove_word2vec_and_gzip_hold_the_same_vectors(content, packed, write):
     path = write(gzip.compress(content.encode()), "vectors.gz") if packed else write(content)
@@ -105,6 +106,15 @@ def test_vectors_that_are_all_equal_are_refused():
         unit_range(np.full((3, 2), 2.0))
 
 
+def test_a_huge_value_among_others_is_refused_and_one_that_the_clip_takes_is_not():
+    vectors = np.random.default_rng(0).normal(0, 1, (400, 50)).astype(np.float32)
+    vectors[0, 0] = 30
+    assert 0.15 < unit_range(vectors).std() < 1 / 6
+    vectors[0, 0] = 1e20
+    with pytest.raises(ValueError, match=r"values from -\d.* to 1e\+20 make nearly equal rates"):
+        unit_range(vectors)
+
+
 @pytest.mark.parametrize(("text", "words"), [
     ("It's well-made, isn't it?", "it 's well-made , is n't it ?"),
     ("They can't and WON’T", "they ca n't and wo n't"),
@@ -141,13 +151,16 @@ def test_another_language_is_refused():
 def test_a_tokenizer_comes_back_with_its_words_and_its_rules(tmp_path):
     import spiketext.models
 
-    before = tokenizer_of([PAD, UNKNOWN, "do", "n't", "\u2028odd"], "english")
+    before = tokenizer_of([PAD, UNKNOWN, "do", "n't", "a\rb", "\u2028odd"], "english")
     before.save_pretrained(tmp_path)
-    spiketext.models.TextCnnConfig(vocab_size=5).save_pretrained(tmp_path)
+    spiketext.models.TextCnnConfig(vocab_size=6).save_pretrained(tmp_path)
     after = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert after.get_vocab() == before.get_vocab() and after.language == "english"
     assert after("Don't do that")["input_ids"] == [2, 3, 2, 1]
     assert after("")["input_ids"] == [1]
+    assert after("do [PAD][UNK]")["input_ids"] == [2, *[1] * 6]  # signs and words as others, no padding
+    with pytest.raises(ValueError, match="reads single texts"):
+        after("do", "do")
     assert (after.pad_token_id, after.unk_token_id) == (0, 1)
     assert after("do do do", truncation=True, max_length=2)["input_ids"] == [2, 2]
 
@@ -201,7 +214,7 @@ def test_vectors_of_a_corpus_are_trained_once_and_read_from_their_folder(write, 
     assert (result["words"], result["sentences"], result["language"]) == (10, 80, "english")
     assert vectors.std() > 0 and not (tmp_path / "one" / "checkpoints").exists()
     trained(write, tmp_path / "two")
-    assert (tmp_path / "two" / FILE).read_bytes()[10:] and (read_vectors(tmp_path / "two")[1] == vectors).all()
+    assert (read_vectors(tmp_path / "two")[1] == vectors).all()
     found, _, coverage = lexicon(["The film was fine."], str(tmp_path / "one"))
     assert coverage["covered_types"] == pytest.approx(4 / 5) and "good" in found
     monkeypatch.setattr(skipgram, "_write", None)  # a finished run is not made again
@@ -224,6 +237,19 @@ def test_vectors_that_cannot_be_trained_are_one_line(write, tmp_path, capsys, ge
     ):
         assert main(["vectors", "--corpus", corpus, "--out", str(tmp_path / flags[0]), "--quiet", *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_after_a_kill_or_an_error_of_gensim_other_vectors_can_be_asked_for(write, tmp_path, gensim, monkeypatch):
+    def fail(*rest, corpus_file, **more):
+        folder = Path(corpus_file).parent
+        shutil.copytree(folder, f"{folder}-killed")  # as a kill leaves it
+        raise RuntimeError("of another kind")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gensim.models.Word2Vec", fail)
+        with pytest.raises(RuntimeError, match="of another kind"):
+            trained(write, tmp_path / "out")
+    assert trained(write, tmp_path / "out", dimension=6)["dimension"] == 6
 
 
 def test_an_experiment_trains_its_word_vectors_first(tmp_path, monkeypatch, gensim):
