@@ -6,10 +6,13 @@ import hashlib
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -101,7 +104,7 @@ def load_encoder(name: str) -> PreTrainedModel:
 def load_classifier(name: str, **changes: Any) -> PreTrainedModel:
     """A model with a trained classification head; `changes` go into its config.
 
-    Raises ValueError when it cannot be read, is truncated, or has no trained head.
+    Raises ValueError when it cannot be read, is truncated, or has no trained head, or a change does not fit its config.
     """
     model, info = _load(name, "classifier", **changes)
     missing = sorted(info["missing_keys"])
@@ -143,7 +146,10 @@ def masked_lm_for_training(name: str) -> tuple[PreTrainedModel, bool]:
 
 
 def load_for_training(name: str, **changes: Any) -> PreTrainedModel:
-    """A model that gets a new classification head where it has none; `changes` (labels) go into its config."""
+    """A model that gets a new classification head where it has none; `changes` go into its config.
+
+    Raises ValueError when it cannot be read, or a change does not fit its config.
+    """
     return _load(name, "classifier", ignore_mismatched_sizes=True, **changes)[0]
 
 
@@ -176,15 +182,26 @@ def quiet() -> None:
 def _load(name: str, kind: str, **changes: Any) -> tuple[PreTrainedModel, dict]:
     where = resolve(name)
     quiet()
-    try:
+    ignore = changes.pop("ignore_mismatched_sizes", False)
+    with _readable(name):
         if not Path(where).exists() and (where.startswith((".", "/")) or where.count("/") > 1):
             raise FileNotFoundError("no such folder")
-        ignore = changes.pop("ignore_mismatched_sizes", False)
         config = AutoConfig.from_pretrained(where, **changes)
+    try:
+        config.validate()  # Hugging Face did so before it set the changes
+    except StrictDataclassClassValidationError as error:
+        raise ValueError(f"model {name}: {error.__cause__}") from error
+    with _readable(name):
         return _ENCODER_LOADERS[kind].from_pretrained(
             where, config=config, output_loading_info=True, dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=ignore,
         )  # fmt: skip
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         raise ValueError(
             f"model {name}: cannot be read ({_first_line(error)}); expected a folder with config.json and an unbroken "

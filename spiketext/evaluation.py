@@ -151,7 +151,8 @@ def _anytime(
 def texts_at_once(rows: TextRows, model: PreTrainedModel, batch_size: int) -> int:
     """At most batch_size, fewer where T times the tokens would need more than about 1 GB. ValueError below 1."""
     at_least_one(batch_size=batch_size)
-    return min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * steps_of(model))))
+    widest = max(getattr(model.config, "filter_widths", [1]))  # words of a window, copied side by side
+    return min(batch_size, max(1, _TOKEN_STEPS // (int(max(rows.lengths)) * widest * steps_of(model))))
 
 
 def steps_of(model: PreTrainedModel) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ from spiketext.options import TrainOptions
 from spiketext.vectors import unit_range
 from spiketext.words import lexicon
 
-WORD_MODELS = ("textcnn", "tailored-textcnn", "spiking-textcnn")
-_DENSE = ("activation", "neurons_per_class", "dropout")
-_SPIKING = ("neurons_per_class", "dropout", "coding", "beta", "threshold", "time_steps")
+_TAILORED = ("neurons_per_class", "dropout")
+_HAS = {
+    "textcnn": ("activation", *_TAILORED),
+    "tailored-textcnn": _TAILORED,
+    "spiking-textcnn": (*_TAILORED, "coding", "beta", "threshold", "time_steps"),
+}
+WORD_MODELS = tuple(_HAS)
 
 
 def new_word_model(
@@ -56,8 +61,14 @@ def new_word_model(
 
 
 def start_from(options: TrainOptions, train: Split, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
-    """The network of the folder options.start, with its words; raises ValueError when it is of another kind."""
+    """The network of the folder options.start, with its words.
+
+    Raises ValueError when it is of another kind, for pairs of texts, and for other words than its own.
+    """
     _require_single_texts(train)
+    if options.vectors or options.language:
+        flag = "--vectors" if options.vectors else "--language"
+        raise ValueError(f"{flag}: a network of --from keeps its own words and vectors; leave it out")
     changes = _settings(options) | labels | ({"seed": options.seed} if options.model == "spiking-textcnn" else {})
     model = checkpoints.load_for_training(str(options.start), **changes)
     found = kind_of(model)
@@ -84,10 +95,11 @@ def tokenizer_of(words: list[str], language: str) -> WordTokenizer:
 def _settings(options: TrainOptions) -> dict[str, Any]:
     if options.time_steps < 0:
         raise ValueError(f"time_steps: expected at least 1, got {options.time_steps}")
-    known = _SPIKING if options.model == "spiking-textcnn" else _DENSE
-    every = {name: getattr(options, name) for name in {*_DENSE, *_SPIKING}} | {"time_steps": options.time_steps or None}
+    every = {name: getattr(options, name) for name in {*chain(*_HAS.values())}}
+    every["time_steps"] = options.time_steps or None
     asked = {name: value for name, value in every.items() if value is not None}
-    foreign = sorted(set(asked) - set(known))
+    foreign = sorted(set(asked) - set(_HAS[options.model]))
+    foreign += ["tokenizer"] if options.tokenizer != TrainOptions.tokenizer else []
     if foreign:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
         raise ValueError(f"{flags}: a {options.model} has no such thing; leave it out")

@@ -404,6 +404,31 @@ def test_the_networks_keep_the_conventions_of_hugging_face():
         assert model.textcnn.embedding.num_embeddings == model.config.vocab_size == 50
 
 
+def test_a_folder_is_loaded_as_what_it_is_with_settings_that_can_be(tmp_path):
+    dense().float().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a textcnn, expected a spiking-textcnn"):
+        SpikingTextCnnForSequenceClassification.from_pretrained(tmp_path)
+    for wrong in ({"activation": "gelu"}, {"dropout": 1.0}, {"neurons_per_class": 0}, {"max_position_embeddings": 3}):
+        with pytest.raises(Exception, match=f"{next(iter(wrong))}: expected|texts cut to 3 words"):
+            TextCnnForSequenceClassification.from_pretrained(tmp_path, **wrong)
+        with pytest.raises(ValueError, match=f"^model {tmp_path}: [^\n]*(?<!or a Hugging Face name)$"):
+            load_classifier(str(tmp_path), **wrong)
+
+
+def test_padding_before_the_words_is_refused():
+    batch = batch_of(texts((9, 5)))
+    batch["attention_mask"][1] = batch["attention_mask"][1].flip(0)
+    for model in (dense(), spiking()):
+        with pytest.raises(ValueError, match="attention_mask: expected real words first"):
+            model(**batch)
+
+
+def test_fewer_texts_go_together_where_their_windows_are_wide(tiny_tokenizer):
+    model = spiking(time_steps=50)
+    rows = evaluation.rows_for(model, tiny_tokenizer, ["word " * 100] * 2)
+    assert rows.lengths[0] == 32 and evaluation.texts_at_once(rows, model, 1000) == 2**19 // (32 * 50 * 5)
+
+
 def test_votes_are_for_one_of_several_classes():
     batch = batch_of(texts((9, 5)))
     with pytest.raises(ValueError, match=r"votes for one of two classes or more.*torch.float64 \[2, 3\]"):
@@ -439,6 +464,8 @@ def test_every_kind_learns_evaluates_and_predicts(trained):
         assert (found["firing_rate"] is None) == ("textcnn" in name and "spiking" not in name)
         assert found["time_steps"] == (8 if name in ("converted", "spiking-textcnn") else None)
         answers = evaluation.predict(folder, ["Not bad.", "", "🙂", "很好", "word " * 3000], top_k=2)
+        with pytest.raises(ValueError, match="reads single texts"):
+            evaluation.predict(folder, ["Not bad."], ["Good."])
         assert all(abs(sum(answer["probabilities"]) - 1) < 1e-5 for answer in answers)
 
 
@@ -522,6 +549,12 @@ def test_an_interrupted_fine_tuning_ends_with_the_weights_of_one_never_stopped(t
     (["--model", "spiking-textcnn", "--from", "{tailored-textcnn}"], "is a tailored-textcnn, expected a spiking"),
     (["--model", "textcnn", "--from", "{tailored-textcnn}"], "is a tailored-textcnn, expected a textcnn"),
     (["--model", "textcnn", "--language", "klingon"], "expected english or chinese"),
+    (["--model", "tailored-textcnn", "--activation", "sigmoid"], "--activation: a tailored-textcnn has no such thing"),
+    (["--model", "textcnn", "--tokenizer", "there"], "--tokenizer: a textcnn has no such thing"),
+    (["--model", "textcnn", "--from", "{textcnn}", "--vectors", "random"], "--vectors: a network of --from keeps"),
+    (["--model", "textcnn", "--from", "{textcnn}", "--language", "english"], "--language: a network of --from keeps"),
+    (["--model", "spiking-textcnn", "--from", "{converted}", "--coding", "morse"], "converted: coding: expected"),
+    (["--model", "spiking-textcnn", "--from", "{converted}", "--beta", "1.5"], "converted: neuron beta: expected a"),
     (["--model", "textcnn", "--data", "{pairs}"], "reads single texts"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_is_one_line(flags, expected, trained, tmp_path, capsys):

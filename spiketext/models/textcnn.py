@@ -51,6 +51,14 @@ class TextCnnSizes(PreTrainedConfig):
         """K * neurons_per_class; those of class k stand together."""
         return int(self.num_labels or 0) * self.neurons_per_class
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As Hugging Face's; raises ValueError for the config of another network, whose weights may fit."""
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(f"model: is a {found}, expected a {cls.model_type}; load it with the class of its kind")
+        return super().from_dict(config_dict, **kwargs)
+
     def validate_sizes(self):
         """Cross-field checks, run after construction."""
         for name in ("vocab_size", "hidden_size", "num_filters", "neurons_per_class"):
@@ -116,8 +124,13 @@ def window_mask(mask: Tensor, width: int, dtype: torch.dtype = torch.float32) ->
 
 
 def embed(embedding: nn.Embedding, input_ids: Tensor, mask: Tensor | None, least: int) -> tuple[Tensor, Tensor]:
-    """Vectors [B, L, D], zeros where the mask is 0, and the mask; both padded to at least `least` words."""
+    """Vectors [B, L, D], zeros where the mask is 0, and the mask; both padded to at least `least` words.
+
+    Raises ValueError for a mask with padding before a real word.
+    """
     mask = torch.ones_like(input_ids) if mask is None else mask
+    if (mask[:, 1:] > mask[:, :-1]).any():
+        raise ValueError("attention_mask: expected real words first, got padding before them; pad on the right")
     vectors = embedding(input_ids) * mask[..., None].to(embedding.weight.dtype)
     missing = max(0, least - input_ids.shape[1])
     return nn.functional.pad(vectors, (0, 0, 0, missing)), nn.functional.pad(mask, (0, missing))
@@ -137,6 +150,10 @@ class WordNetwork(PreTrainedModel):
 
     base_model_prefix = "textcnn"
     accepts_loss_kwargs = False  # the loss is a mean over the batch: a Trainer divides it by its micro-batches
+
+    def __init__(self, config: Any):
+        config.validate()  # a setting that `from_pretrained` was given comes into it unseen
+        super().__init__(config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
