@@ -6,8 +6,10 @@ A repository says by the paths of its files what they are: `train.csv`, `data/tr
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 HUB = "hub:"
@@ -17,6 +19,7 @@ _ADVICE = ("Check the name (no file or folder is called that either), or fetch i
 _CONVERTED = "refs/convert/parquet"  # where the Hub keeps its own Parquet copy of most sets
 _SPLIT = re.compile(r"(?:^|[/_.-])(train|training|validation|valid|val|dev|test)(?:[/_.-]|$)", re.I)
 _WORD_AFTER = re.compile(r"(?:^|[/_.-])(?:validation|valid|val|dev|test)[_-]([a-z]+(?:_[a-z]+)*)[\d_.-][^/]*$", re.I)
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 _USUAL = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 _NAME = re.compile(r"(?:hub:)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/([\w.-]+))?")
 
@@ -31,7 +34,8 @@ def fetch(name: str) -> dict[str, list[Path]]:
 
     One file whose name tells no split is "train". Offline, what was fetched before is found again.
     Raises:  FileNotFoundError in one line when the Hub cannot be reached, has no such set or keeps it closed;
-             ValueError when no file can be read here, or the set has several parts and none, or another, is named.
+             ValueError when no file can be read here, the set has several parts and none, or another, is named, or
+             some of its files are missing: they were never fetched, or a split lacks one of its numbered files.
     """
     found = _NAME.fullmatch(name)
     if found is None:
@@ -53,12 +57,12 @@ def _fetch(name: str, repository: str, part: str | None) -> dict[str, list[Path]
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # of six attempts the last is told
-    revision, found = "main", listed(repository)
+    revision, found = "main", _kept(repository)
     parts = _parts(found)
     if not parts:
         try:
             revision = _CONVERTED
-            parts = _parts(listed(repository, _CONVERTED))
+            parts = _parts(_kept(repository, _CONVERTED))
         except (RevisionNotFoundError, EntryNotFoundError):
             parts = {}
     if not parts:
@@ -70,10 +74,46 @@ def _fetch(name: str, repository: str, part: str | None) -> dict[str, list[Path]
         asked = "has several parts" if part is None else f"has no part {part!r}"
         raise ValueError(f"data {name}: {asked}; name one of {', '.join(sorted(filter(None, parts)))}, as in "
                          f"{HUB}{repository}/{max(parts)}")  # fmt: skip
+    splits = parts[part or ""]
+    _require_all(name, repository, revision, [file for files in splits.values() for file in files])
     return {
         split: [Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision)) for file in files]
-        for split, files in parts[part or ""].items()
+        for split, files in splits.items()
     }
+
+
+def _require_all(name: str, repository: str, revision: str, files: list[str]) -> None:
+    """Raises ValueError when a split lacks one of its numbered files or, offline, one that was not fetched."""
+    from huggingface_hub import is_offline_mode, try_to_load_from_cache
+
+    numbered: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for file in files:
+        if shard := _SHARD.search(file):
+            numbered[file[: shard.start()], int(shard[2])].add(shard[1])
+    there, whole = len(files), len(files) + sum(total - len(numbers) for (_, total), numbers in numbered.items())
+    if is_offline_mode():
+        found = [try_to_load_from_cache(repository, file, revision=revision, repo_type="dataset") for file in files]
+        there = sum(isinstance(path, str) for path in found)
+    if there < whole:
+        so = "were fetched; go online once" if is_offline_mode() else f"are on the Hub; {_ADVICE}"
+        raise ValueError(f"data {name}: only {there} of {whole} files {so}")
+
+
+def _kept(repository: str, revision: str = "main") -> list[str]:
+    """`listed`, which is kept in the cache: offline it says what a set has, fetched or not."""
+    from huggingface_hub import constants, file_download, is_offline_mode
+
+    folder = Path(constants.HF_HUB_CACHE, file_download.repo_folder_name(repo_id=repository, repo_type="dataset"))
+    kept = folder / f"spiketext-{revision.replace('/', '-')}.txt"
+    if is_offline_mode():
+        return kept.read_text(encoding="utf-8").split("\n") if kept.is_file() else listed(repository, revision)
+    found = listed(repository, revision)
+    with suppress(OSError):  # a cache that is only read does without
+        folder.mkdir(parents=True, exist_ok=True)
+        written = kept.with_suffix(f".{os.getpid()}")
+        written.write_text("\n".join(found), encoding="utf-8")
+        os.replace(written, kept)
+    return found
 
 
 def listed(repository: str, revision: str = "main") -> list[str]:

@@ -8,10 +8,11 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 from conftest import LocalServer, missing
+from huggingface_hub import hf_hub_download
 
 from spiketext.corpora import sentences
 from spiketext.data import load
-from spiketext.hubsets import _parts, looks_like_one
+from spiketext.hubsets import _kept, _parts, looks_like_one
 from spiketext.passages import draw
 from spiketext.tables import read_table as table_of
 
@@ -95,6 +96,34 @@ def test_a_set_is_fetched_once_with_its_own_splits(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.seen.clear()
     assert load("some/news").hash == found.hash and not hub.seen  # offline, from the cache
+
+
+def numbered(split: str, number: int) -> str:
+    return f"data/{split}-{number:05}-of-00002.csv"
+
+
+@pytest.mark.parametrize(("listed", "fetched", "counts"), [
+    (True, [], "0 of 3"), (True, [numbered("train", 0), numbered("train", 1)], "2 of 3"),
+    (True, [numbered("train", 0), "data/test.csv"], "2 of 3"),
+    (False, [numbered("train", 0), "data/test.csv"], "2 of 3"),
+])  # fmt: skip
+def test_a_set_of_which_only_some_files_were_fetched_is_refused(listed, fetched, counts, hub, monkeypatch):
+    """With the list of what the Hub has; without one, as an older version left it, by the numbers in the names."""
+    hub.sets["some/news", "main"] = {numbered("train", 0): table(30), numbered("train", 1): table(30, 50),
+                                     "data/test.csv": table(9, 200)}  # fmt: skip
+    if listed:
+        _kept("some/news")
+    for file in fetched:
+        hf_hub_download("some/news", file, repo_type="dataset")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=rf"^data hub:some/news: only {counts} files were fetched; go online once$"):
+        load("hub:some/news")
+
+
+def test_a_set_that_lacks_a_numbered_file_on_the_hub_is_refused(hub):
+    hub.sets["some/news", "main"] = {numbered("train", 1): table(30)}
+    with pytest.raises(ValueError, match="only 1 of 2 files are on the Hub"):
+        load("some/news")
 
 
 @pytest.mark.parametrize(("files", "sizes"), [
