@@ -12,9 +12,11 @@ import torch
 
 from spiketext import checkpoints
 from spiketext.ops import Neuron, available_backends, kernels
-from spiketext.runs import read_json
+from spiketext.runs import read_json, readings_of_test
 
 _PACKAGES = ("spiketext", "torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "scikit-learn")
+SPIKING = ("design", "attention", "time_steps", "code", "levels", "signed", "beta", "threshold", "attention_threshold",
+           "reset", "coding", "neurons_per_class", "pool_gain")  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -61,15 +63,13 @@ def describe_model(folder: str) -> dict[str, Any]:
     """What a model folder holds: sizes, labels, spike settings, where it comes from, readings of test splits."""
     network = checkpoints.load_encoder(folder)
     config = network.config.to_dict()
-    spiking = ("design", "time_steps", "threshold", "attention_threshold", "beta", "code", "levels", "reset")
     sizes = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
-    reads = Path(folder) / "test_reads.jsonl"
     return {
         "model": folder,
         **{name: config.get(name) for name in sizes},
         "encoder_parameters": sum(p.numel() for p in network.parameters()),
         "labels": checkpoints.label_names(network),
-        "spiking": {name: config[name] for name in spiking if name in config} or None,
+        "spiking": {name: config[name] for name in SPIKING if name in config} if "time_steps" in config else None,
         "made_by": read_json(Path(folder) / "spiketext.json"),
-        "test_reads": len(reads.read_text(encoding="utf-8").splitlines()) if reads.exists() else 0,
+        "test_reads": len(readings_of_test(Path(folder))),
     }

@@ -86,9 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_fields(evaluate, DataOptions)
     predict = command("predict", commands.predict, "labels and probabilities of texts",
                       'spiketext predict --model runs/spiking --top-k 2 "Not bad at all."')  # fmt: skip
-    predict.add_argument("texts", nargs="*", metavar="TEXT")
+    predict.add_argument("texts", nargs="*", metavar="TEXT", help="a text; a tab in it separates a pair")
     predict.add_argument("--model", required=True, help="folder of the model")
-    predict.add_argument("--file", help="one text a line (a tab separates a pair); - is standard input")
+    predict.add_argument("--file", help="one TEXT a line; - is standard input")
     predict.add_argument("--precision", default="float32", help="float32, bf16 or int8 (weights)")
     predict.add_argument("--top-k", type=int, default=1, help="how many labels of each text")
     energy = command("energy", commands.energy, "operations and millijoules of a model or of a dense shape",

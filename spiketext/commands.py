@@ -196,7 +196,8 @@ def predict(args: argparse.Namespace) -> None:
 
 def _lines(path: str) -> list[str]:
     try:
-        text = (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode("utf-8")
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        text = content.decode("utf-8").removeprefix("\ufeff")
         return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
     except UnicodeDecodeError as error:
         raise ValueError(f"--file {path}: byte {error.start} is not UTF-8; convert the file first") from None

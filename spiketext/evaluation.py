@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from spiketext.models.streaming import Stepper
 from spiketext.neurons import LIF
 from spiketext.precision import to_precision
 from spiketext.rates import RateCounter
-from spiketext.runs import read_json
+from spiketext.runs import TEST_READS, read_json, readings_of_test
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
-_LOG = "test_reads.jsonl"
 _TOKEN_STEPS = 2**19  # tokens times steps in one forward pass
 
 
@@ -42,8 +40,7 @@ def scores(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     from scipy import stats
     from sklearn import metrics
 
-    if not np.isfinite(logits).all():
-        raise Diverged("the model answers NaN or infinity; it diverged: train again with a lower --learning-rate")
+    _require_numbers(logits)
     if task == "regression":
         answers = logits.squeeze(-1)
         if answers.std() == 0 or labels.std() == 0:
@@ -57,6 +54,11 @@ def scores(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
         "f1": float(metrics.f1_score(labels, answers, average=average, zero_division=0.0)),
         "matthews": float(metrics.matthews_corrcoef(labels, answers)),
     }
+
+
+def _require_numbers(logits: np.ndarray) -> None:
+    if not np.isfinite(logits).all():
+        raise Diverged("the model answers NaN or infinity; it diverged: train again with a lower --learning-rate")
 
 
 def per_text_of(task: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, list]:
@@ -244,7 +246,7 @@ def evaluate(
     network, tokenizer = load_at(model, time_steps), load_tokenizer(model)
     labels_for(network, text_set, part, model)  # or it raises
     if split == "test" and Path(model).is_dir():
-        (Path(model) / _LOG).open("a").close()  # or it raises, before test is read
+        (Path(model) / TEST_READS).open("a").close()  # or it raises, before test is read
     network = _ready(network, precision)
     rows = rows_for(network, tokenizer, part.texts, part.pairs)
     counter = RateCounter()
@@ -330,20 +332,11 @@ def note_test_reading(folder: Path, result: dict[str, Any]) -> int | None:
              "data_hash": result["data_hash"], "time_steps": result["time_steps"],
              "precision": result.get("precision", "float32"), "confidence": result.get("confidence"),
              **{name: result[name] for name in METRICS if name in result}}  # fmt: skip
-    log = folder / _LOG
+    log = folder / TEST_READS
     torn = log.exists() and log.read_bytes()[-1:] not in (b"", b"\n")
     with log.open("a", encoding="utf-8") as stream:
         stream.write("\n" * torn + json.dumps(entry) + "\n")
     return sum(other["data_hash"] == result["data_hash"] for other in readings_of_test(folder))
-
-
-def readings_of_test(folder: Path) -> list[dict[str, Any]]:
-    """What `note_test_reading` wrote into a folder, oldest first; a line that a crash has torn is left out."""
-    log, entries = folder / _LOG, []
-    for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else ():
-        with suppress(json.JSONDecodeError):
-            entries.append({"precision": "float32", "confidence": None} | json.loads(line))
-    return entries
 
 
 def predict(
@@ -360,10 +353,12 @@ def predict(
 
     Each answer is {"text", "labels", "probabilities"} or {"text", "value"}, with pairs also {"pair"}. Any string is a
     text, the empty one too.
+    Raises ValueError for a count below 1, and Diverged when a logit is not a number.
     """
     at_least_one(top_k=top_k)
     network, tokenizer = _ready(load_classifier(model), precision), load_tokenizer(model)
     answers = logits_of(network, tokenizer, texts, pairs, batch_size, progress=progress)
+    _require_numbers(answers)
     read = [{"text": text} for text in texts] if pairs is None else [
         {"text": text, "pair": pair} for text, pair in zip(texts, pairs, strict=True)]  # fmt: skip
     if network.config.problem_type == "regression":

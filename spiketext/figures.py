@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,7 @@ def _name_points(figure: Any, axis: Any, places: Sequence[tuple[str, tuple[float
     """Write names beside points: where nothing else is, out of eight places around each, if one of them is free."""
     from matplotlib.transforms import Bbox
 
+    take_as_written(figure)
     figure.draw_without_rendering()  # from here on places are known in pixels
     frame = axis.bbox.padded(-5)
     taken = [Bbox([axis.transData.transform(place)] * 2).padded(5) for _, place in places]
@@ -144,7 +147,8 @@ def _name_points(figure: Any, axis: Any, places: Sequence[tuple[str, tuple[float
 
     for name, place in places:
         tried = [axis.annotate(name, place, xytext=(x, y), textcoords="offset points", fontsize=7, in_layout=False,
-                               ha="left" if x > 0 else "right") for y in (3, -8, 11, -16) for x in (4, -4)]  # fmt: skip
+                               ha="left" if x > 0 else "right", parse_math=False)
+                 for y in (3, -8, 11, -16) for x in (4, -4)]  # fmt: skip
         kept = next(filter(is_free, tried), tried[0])
         taken.append(kept.get_window_extent())
         for label in tried:
@@ -243,7 +247,26 @@ def canvas(rows: int, width: float, height: float = 4.2) -> tuple[Any, Any]:
 def save(figure: Any, path: str) -> None:
     """Write a figure; the ending of the path says as what. Raises ValueError for an ending that it cannot write."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    take_as_written(figure)
     try:
-        figure.savefig(path, dpi=150)
+        with letters_as_text() if path.lower().endswith(".svg") else nullcontext():
+            figure.savefig(path, dpi=150)
     except ValueError as error:
         raise ValueError(f"picture {path}: {error}") from None
+
+
+@contextmanager
+def letters_as_text() -> Iterator[None]:
+    """An SVG written in here keeps its letters as text: who looks at it has those that are missing on this machine."""
+    import matplotlib
+
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none"}):
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
+
+
+def take_as_written(figure: Any) -> None:
+    """Let two $ in a name or a text of a figure be what they are, no formula; numbers on logarithmic axes are one."""
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+        if "$" in text.get_text() and r"\mathdefault" not in text.get_text():
+            text.set_parse_math(False)

@@ -10,11 +10,10 @@ import html
 import io
 import logging
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spiketext.figures import canvas
+from spiketext.figures import canvas, letters_as_text, take_as_written
 
 _INK = "#010203"  # lines and letters of `inline`: becomes the colour of the text around
 _COLOURS = ("#0f8f8c", "#e07a1f", "#7a5cc0", "#c2427a", "#5a8f29", "#3b78c4")
@@ -84,12 +83,14 @@ def firing_rates(rates: Mapping[str, Sequence[float]], title: str = "") -> Any:
     return _letters(figure)
 
 
-def learning_curves(history: Sequence[Mapping[str, float]], title: str = "") -> list[Any]:
-    """A trainer's log (history.json) as figures: every loss term in training, and the scores on validation."""
+def learning_curves(history: Sequence[Mapping[str, float]], title: str = "") -> dict[str, Any]:
+    """A trainer's log (history.json) as figures: "losses", every term in training, and the scores, "validation"."""
     training = [row for row in history if "loss" in row]
     validation = [row for row in history if "eval_loss" in row]
-    figures = []
-    for rows, prefix, label in ((training, "", "loss, training"), (validation, "eval_", "validation")):
+    figures = {}
+    for kind, rows, prefix, label in (
+        ("losses", training, "", "loss, training"), ("validation", validation, "eval_", "validation"),
+    ):  # fmt: skip
         names = [name for name in dict.fromkeys(name for row in rows for name in row) if _is_curve(name)]
         if not names:
             continue
@@ -105,7 +106,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str = "") -> 
             axis.set_yscale("log")
         axis.set(title=title, xlabel="step", ylabel=label)
         axis.legend(fontsize=7, frameon=False)
-        figures.append(_letters(figure))
+        figures[kind] = _letters(figure)
     return figures
 
 
@@ -152,9 +153,9 @@ def inline(figure: Any, name: str) -> str:
 
     stream = io.StringIO()
     quiet = {key: None for key in ("Date", "Creator", "Format", "Type")}
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name}
-    with warnings.catch_warnings(), matplotlib.rc_context(settings):
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has letters that are missing here
+    take_as_written(figure)
+    settings: Any = {"svg.hashsalt": name}
+    with letters_as_text(), matplotlib.rc_context(settings):
         figure.savefig(stream, format="svg", transparent=True, metadata=quiet, dpi=150)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -7,10 +7,12 @@ English; report.LANGUAGE.toml has its sentences in another language.
 
 from __future__ import annotations
 
+import json
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +34,13 @@ from spiketext.evaluation import (
     labels_for,
     note_test_reading,
     read_split,
-    readings_of_test,
     scores,
 )
 from spiketext.figures import capped, require_drawable, save
 from spiketext.insight import Reading, answers_by_step, calibration, confusion, legible, look_inside
-from spiketext.runs import read_json, write_whole
+from spiketext.runs import read_json, readings_of_test, write_whole
+from spiketext.sharing import settings_of, without_folders
+from spiketext.substitutes import Sentence
 
 SHOWN = 4  # examples of each kind
 LANGUAGES = {"english": "en", "chinese": "zh-CN"}
@@ -65,11 +68,12 @@ def report(
     text: whose spikes and attention are shown (None: one of the split); attack: the folder of an attack; figures: a
     folder for the pictures as SVG; language: english or chinese, of the page itself; reading: see `data.load`.
     A reading of the test split is counted in the model's folder.
-    Raises ValueError for an out that is not .html, another language, without matplotlib, for an attack on another
-    model, and as `evaluate`; FileNotFoundError when the attack's folder has no such file.
+    Raises ValueError for an out that is not .html, files where folders must be, another language, without matplotlib,
+    for an attack on another model, and as `evaluate`; FileNotFoundError when the attack's folder has no such file.
     """
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {out}: expected the name of a page, FILE.html")
+    _require_places(Path(out), Path(figures or "."))
     at_least_one(limit=limit, batch_size=batch_size)
     say = sayer(language)  # or it raises, before anything is read
     require_drawable()
@@ -83,11 +87,17 @@ def report(
     steps = answers_by_step(network, tokenizer, part.texts, part.pairs, batch_size, progress)
     seconds = time.perf_counter() - start
     found = scores(text_set.task, in_order(network, text_set, steps[-1]), np.asarray(part.labels))
+    result = {"model": model, "data": text_set.name, "split": split, "rows": len(part), **found, "report": out,
+              "figures": figures, "data_hash": text_set.hash,
+              "time_steps": getattr(network.config, "time_steps", None)}  # fmt: skip
+    if split == "test":
+        result["test_reads"] = note_test_reading(Path(model), result)
+    about = describe_model(model)
     own: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "progress": progress}
     page: dict[str, Any] = {
-        "about": describe_model(model),
-        "run": read_json(Path(model) / "run.json"),
-        "result": read_json(Path(model) / "result.json"),
+        "about": about | without_folders({name: about[name] for name in ("model", "made_by")}),
+        "run": settings_of(read_json(Path(model) / "run.json") or {}),
+        "result": without_folders(read_json(Path(model) / "result.json")),
         "data": {"name": text_set.name, "split": split, "rows": len(part), "hash": text_set.hash},
         "scores": found,
         "speed": {"texts_per_second": len(part) / seconds, "batch_size": batch_size, **machine()},
@@ -108,13 +118,19 @@ def report(
         for name, figure in drawn.items():
             save(figure, str(Path(figures) / f"{name}.svg"))
     page["figures"] = {name: Markup(portraits.inline(figure, name)) for name, figure in drawn.items()}
-    result = {"model": model, "data": text_set.name, "split": split, "rows": len(part), **found, "report": out,
-              "figures": figures, "data_hash": text_set.hash, "time_steps": page["energy"]["time_steps"]}  # fmt: skip
-    if split == "test":
-        result["test_reads"] = note_test_reading(Path(model), result)
     page["test_reads"] = readings_of_test(Path(model))
     write_whole(Path(out), render(page, language))
     return result
+
+
+def _require_places(page: Path, figures: Path) -> None:
+    """Raises ValueError where the page is a folder, or a file is where a folder must be."""
+    if page.is_dir():
+        raise ValueError(f"--out {page}: is a folder, expected FILE.html; name a file in it")
+    for option, folder in (("--out", page.parent), ("--figures", figures)):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise ValueError(f"{option}: {there} is a file, expected a folder; name another")
 
 
 def _require_attacked(folder: Path, model: str, network: Any) -> None:
@@ -145,7 +161,7 @@ def render(page: dict[str, Any], language: str = "english") -> str:
     """What `report` gathered as HTML; every text is escaped."""
     say = sayer(language)
     house = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    house.filters |= {"short": _short, "excerpt": _excerpt, "marked": _marked_words, "capped": capped,
+    house.filters |= {"short": _short, "excerpt": _excerpt, "turned": _turned, "capped": capped, "json": _json,
                       "advice": partial(advice, say=say)}  # fmt: skip
     house.globals |= {"_": say, "language": LANGUAGES[language]}
     template = house.from_string((_HERE / "report.html").read_text(encoding="utf-8"))
@@ -163,8 +179,21 @@ def _excerpt(text: str, most: int = 320) -> str:
     return text if len(text) <= most else text[:most].rstrip() + " …"
 
 
-def _marked_words(pieces: Sequence[str], changed: Sequence[int]) -> Markup:
-    return Markup(marked(pieces, changed))
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _turned(row: dict[str, Any], before: int = 240, most: int = 320) -> list[Markup]:
+    """An attacked text and what it became, changed words marked; both cut alike, around the first changed word."""
+    place = len("".join(row["pieces"][: 2 * min(row["changed"], default=0) + 1]))  # up to it both are the same
+    start = max(0, place - before // 3) if place > before else 0
+    shown = []
+    for pieces in (Sentence.of(row["text"]).pieces, row["pieces"]):
+        ends = list(accumulate(map(len, pieces), initial=0))
+        seen = [p[max(0, start - at) : max(0, start + most - at)] for p, at in zip(pieces, ends, strict=False)]
+        words = Markup(marked(seen, [word for word in row["changed"] if seen[2 * word + 1]]))
+        shown.append("… " * (start > 0) + words + " …" * (ends[-1] > start + most))
+    return shown
 
 
 def _answers(names: Sequence[str], part: Split, labels: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
@@ -196,8 +225,7 @@ def _figures(
     page: dict[str, Any], inside: Reading, history: list[dict], steps: np.ndarray, labels: np.ndarray, task: str
 ) -> Iterator[tuple[str, Any]]:
     """Names and matplotlib figures of what applies to the model."""
-    for name, figure in zip(("losses", "validation"), portraits.learning_curves(history), strict=False):
-        yield name, figure
+    yield from portraits.learning_curves(history).items()
     if page.get("calibration"):
         yield "calibration", portraits.reliability(page["calibration"]["bins"])
     if len(steps) > 1:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from spiketext.processes import give_back, is_first, processes, take
 
 CHECKPOINTS = "checkpoints"
+TEST_READS = "test_reads.jsonl"  # a line for each reading of a test split, see `evaluation.note_test_reading`
 _WHOLE = "complete"  # the file that says that a checkpoint was written to its end
 _DATA = "data.json"  # the hash of the texts that a run began with
 _CACHES = ("corpus/*", ".corpus-*/*", "*.answers")  # under CHECKPOINTS: what a training reads, nothing that it learned
@@ -52,6 +54,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: is damaged ({error}); restore it, or remove its folder and make it again") from None
+
+
+def readings_of_test(folder: Path) -> list[dict[str, Any]]:
+    """The readings of test splits in a model's folder, oldest first; a line that a crash has torn is left out."""
+    log, entries = folder / TEST_READS, []
+    for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            entries.append({"precision": "float32", "confidence": None} | json.loads(line))
+    return entries
 
 
 class Run:

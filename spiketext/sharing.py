@@ -17,13 +17,13 @@ from typing import Any
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 
 from spiketext import checkpoints
-from spiketext.evaluation import METRICS, readings_of_test
+from spiketext.about import SPIKING
+from spiketext.evaluation import METRICS
 from spiketext.portable import NETWORKS, file_of, make_portable
-from spiketext.runs import read_json
+from spiketext.runs import read_json, readings_of_test
 
 KEPT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
         "added_tokens.json", "vocab*", "merges.txt", "spiketext.json")  # fmt: skip
-_SPIKING = ("design", "time_steps", "code", "levels", "signed", "beta", "threshold", "attention_threshold", "reset")
 _READ = ("data", "data_hash", "time_steps", "precision", "confidence")  # readings that differ here are apart
 _PRIVATE = ("out", "data", "data_dir", "corpus", "threads", "quiet", "weights")  # say nothing, or where files lie
 
@@ -160,7 +160,7 @@ def _what(config: dict, made: dict, spiking: bool) -> str:
     kind = "A spiking neural network" if spiking else "A dense (not spiking) network"
     lines = [f"{kind} that classifies text (`{config['model_type']}`{parameters}), trained with spiketext."]
     if spiking:
-        lines.append("Its neurons: " + ", ".join(f"{name} {config[name]}" for name in _SPIKING if name in config) + ".")
+        lines.append("Its neurons: " + ", ".join(f"{name} {config[name]}" for name in SPIKING if name in config) + ".")
     labels = config.get("id2label")
     if config.get("problem_type") == "regression":
         lines.append("It answers one number.")
@@ -213,6 +213,10 @@ def _energy(found: dict | None) -> str:
     if not found:
         return ""
     text = f"{found['texts']} texts of `{found['data']}` ({found['split']}), {found['tokens']:.1f} tokens each"
+    if found["length"] != "real":
+        text += f", padded or cut to {found['length']}"
+    if found["time_steps"] is not None:
+        text += f", at T = {found['time_steps']}"
     rows = [[row["as printed"], f"{row['mJ']:.4g}", f"{row['dense mJ']:.4g}"] for row in found["papers"]]
     ours = [
         [f"our account, {name}, without traffic", f"{price['sum']:.4g}", ""] for name, price in found["ours"].items()
@@ -241,19 +245,31 @@ def _purity(found: dict | None) -> str:
 def _how(run: dict, result: dict) -> str:
     if not run:
         return ""
-    asked = {
-        name: value for name, value in run.items() if name not in (*_PRIVATE, "command") and value not in (None, "")
-    }
-    shown = {name: _without_folder(value) if isinstance(value, str) else value for name, value in asked.items()}
     spent = f" It took {result['wall_s']:.0f} s." if "wall_s" in result else ""
-    settings = "\n".join(f"{name} = {json.dumps(value)}" for name, value in shown.items())
+    settings = "\n".join(
+        f"{name} = {json.dumps(value)}" for name, value in settings_of(run).items() if name != "command"
+    )
     return f"## How it was made\n\n`spiketext {run['command']}` with these settings:{spent}\n\n```toml\n{settings}\n```"
 
 
-def _without_folder(value: str) -> str:
-    """A setting without the folders of this machine; names with a slash, of the Hub or of sets, stay as they are."""
+def settings_of(run: dict[str, Any]) -> dict[str, Any]:
+    """What a run.json says was asked, without what says nothing to others and the folders of this machine."""
+    return without_folders({k: v for k, v in run.items() if k not in _PRIVATE and v not in (None, "")})
+
+
+def without_folders(value: Any) -> Any:
+    """What a file of JSON holds, its texts without the folders of this machine: of a path the last name is left.
+
+    Names with a slash, of the Hub or of sets, stay as they are.
+    """
+    if isinstance(value, dict):
+        return {name: without_folders(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_folders(part) for part in value]
+    if not isinstance(value, str):
+        return value
 
     def local(part: str) -> bool:
-        return "/" in part and (part.startswith((".", "/", "~")) or Path(part).exists())
+        return "/" in part and (part.startswith((".", "/", "~")) or os.path.exists(part))
 
-    return ",".join(Path(part).name if local(part) else part for part in value.split(","))
+    return ",".join(Path(part).absolute().name if local(part) else part for part in value.split(","))

@@ -126,7 +126,7 @@ def test_a_folder_predicts_from_arguments_files_and_standard_input(trained, tmp_
     answers = json.loads(capsys.readouterr().out)
     assert [answer["text"][:8] for answer in answers][:4] == ["one", "fine", "", "not fine"]
     assert all(set(answer["labels"]) == {"bad", "good"} for answer in answers)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\nbad\n")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfgood\nbad\n")))
     assert main(["predict", "--model", trained["spiking"], "--file", "-"]) == 0
     assert [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()] == ["good", "bad"]
 
@@ -388,6 +388,11 @@ WEIGHTS = ("--feature-weight", "0", "--embedding-weight", "0", "--logit-weight",
 ])  # fmt: skip
 def test_a_value_out_of_range_is_one_line(argv, expected, capsys):
     assert expected in refused(capsys, *argv)
+
+
+def test_predictions_of_a_model_that_diverged_are_refused(saved, capsys):
+    folder = saved(change=lambda model: model.classifier.weight.fill_(float("nan")))
+    assert "answers NaN or infinity; it diverged" in refused(capsys, "predict", "--model", folder, "--json", "good")
 
 
 def test_pairs_and_single_texts_are_not_mixed_and_nothing_is_no_text(tmp_path, capsys):

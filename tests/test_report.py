@@ -16,11 +16,13 @@ from markupsafe import escape
 
 from spiketext import portraits
 from spiketext.attacks import ATTACKS
+from spiketext.audit import audit
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.evaluation import logits_of, sends
+from spiketext.figures import save
 from spiketext.insight import answers_by_step, calibration, confusion, look_inside
-from spiketext.report import LANGUAGES
+from spiketext.report import LANGUAGES, _short, report
 from spiketext.substitutes import Sentence
 
 HERE = Path(portraits.__file__).parent
@@ -115,9 +117,12 @@ def test_confusion_and_calibration_by_hand():
 def test_the_page_of_a_spiking_model_is_whole_and_needs_no_network(folder, own, tmp_path, capsys):
     attack = tmp_path / "attack"
     attack.mkdir()
-    turned = Sentence.of("Fine <i>flick</i>")
-    line = {"text": "Fine <i>film</i>", "status": "succeeded", "changed": [2], "pieces": turned.pieces}
-    (attack / ATTACKS).write_text(json.dumps(line) + "\n" + json.dumps({"text": "Bad", "status": "skipped"}) + "\n")
+    early, late = "Fine <i>{}</i>" + " and so on" * 100, "so on and " * 100 + "it was {}"
+    turned = {text: Sentence.of(text.format("flick")).pieces for text in (early, late)}
+    lines = [{"text": text.format("film"), "status": "succeeded", "changed": [pieces.index("flick") // 2],
+              "pieces": pieces} for text, pieces in turned.items()]  # fmt: skip
+    lines.append({"text": "Bad", "status": "skipped"})
+    (attack / ATTACKS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     out, drawn = tmp_path / "page.html", tmp_path / "figures"
     argv = ["report", "--model", folder, "--data", own, "--out", str(out), "--limit", "3", "--json",
             "--attack", str(attack), "--figures", str(drawn)]  # fmt: skip
@@ -129,8 +134,12 @@ def test_the_page_of_a_spiking_model_is_whole_and_needs_no_network(folder, own, 
     assert len(page.ids) == len(set(page.ids))
     assert page.sections == ["answers", "energy", "spikes", "purity", "attention", "attack", "origin"]
     assert "<script>" not in text and "&lt;script&gt;" in text
-    assert "&lt;i&gt;<mark>flick</mark>&lt;/i&gt;" in text
-    assert "1 texts were attacked, 1 answers turned. 1 more were misread" in text
+    for word in ("film", "flick"):
+        assert (
+            f'">Fine &lt;i&gt;<mark>{word}</mark>&lt;/i&gt; and' in text and f"it was <mark>{word}</mark></div>" in text
+        )
+    assert " and so on" * 40 not in text and text.count(" …</div>") == text.count(">… ") == 2
+    assert "2 texts were attacked, 2 answers turned. 1 more were misread" in text
     assert text.count('<svg role="img" aria-label="') == text.count("<svg") > 0 and "<th>" not in text
     assert "binary, T = 4, default design" in text
     assert f"{100 * found['accuracy']:.1f} %" in text
@@ -144,10 +153,17 @@ def test_the_page_of_a_dense_model_leaves_out_what_does_not_apply(tiny_teacher, 
     transformers.AutoModelForSequenceClassification.from_pretrained(tiny_teacher).save_pretrained(folder)
     load_tokenizer(tiny_teacher).save_pretrained(folder)
     argv = ["report", "--model", str(folder), "--data", own, "--out", str(out), "--limit", "2", "--split", "test"]
+    asked = {"command": "teacher", "out": "/home/me/很好", "model": "/home/me/bert & co"}
+    (folder / "run.json").write_text(json.dumps(asked))
+    (folder / "result.json").write_text(json.dumps({"of": ["/home/me/很好"], "parameters": 1}))
+    (folder / "history.json").write_text(json.dumps([{"eval_loss": 1.0, "eval_accuracy": 0.5, "step": 3}]))
     assert main([*argv, "--text", "很好 <3"]) == 0
     page = Page(out.read_text(encoding="utf-8"))
-    assert page.sections == ["answers", "energy", "attention", "origin"]
-    assert "很好 &lt;3" in out.read_text(encoding="utf-8")
+    assert page.sections == ["answers", "training", "energy", "attention", "origin"]
+    text = out.read_text(encoding="utf-8")
+    assert "很好 &lt;3" in text and "<h3>Validation</h3>" in text and "Loss terms" not in text
+    assert "/home/me" not in text and str(tmp_path) not in text  # no folder of this machine
+    assert "&#34;bert &amp; co&#34;" in text and "&#34;很好&#34;" in text and "\\u" not in text
     assert len((folder / "test_reads.jsonl").read_text().splitlines()) == 1
     assert "was read with this model: 1, last on" in out.read_text(encoding="utf-8")
 
@@ -193,6 +209,13 @@ def test_the_page_in_chinese_says_nothing_in_english_and_the_same_numbers(preset
     for whole in (phrase for phrase in phrases() if len(phrase) > 12):
         parts = [part for part in re.split(r"{\w+}", str(escape(whole))) if len(part) > 8]
         assert not [part for part in parts if part in chinese], whole
+    assert "ternary, T = 1, default design" in english if preset == "ternary" else "integer -2 to 2, T = 1" in english
+    assert ("三值, T = 1" if preset == "ternary" else "整数 -2 至 2，T = 1") in chinese and "default 结构" in chinese
+    meaning = "of opposite signs counts -1" if preset == "ternary" else "sums of products of the codes"
+    assert meaning in english and "an ON/OFF pair is one neuron" in english
+    for row in audit(model, own, limit=3)["layers"]:  # both tables say the same of a layer
+        density = "–" if row["density"] is None else f"{100 * row['density']:.1f} %"
+        assert f"<td>{_short(row['layer'])}</td><td>{row['reads']}</td><td>{density}</td>" in english
     assert "没有该模型读取测试集的记录" in chinese and ">被注视</text>" in chinese and "沉默：" in chinese
     assert "alert(" in chinese and "<script>" not in chinese
 
@@ -218,6 +241,17 @@ def test_neurons_name_what_they_send(preset, said, tiny_tokenizer, tiny_teacher)
     assert sends(load_classifier(tiny_teacher)) is None
 
 
+def test_a_reading_of_test_is_counted_before_anything_shows_its_scores(saved, own, tmp_path, monkeypatch):
+    def full(figure, path: str) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("spiketext.report.save", full)
+    folder, out = saved(), str(tmp_path / "page.html")
+    with pytest.raises(OSError, match="no space left"):
+        report(folder, own, out, "test", limit=1, figures=str(tmp_path))
+    assert len((Path(folder) / "test_reads.jsonl").read_text().splitlines()) == 1
+
+
 def test_what_a_report_refuses(folder, own, tmp_path, capsys, monkeypatch):
     def refused(*argv: str) -> str:
         assert main(["report", "--model", folder, "--data", own, *argv]) == 2
@@ -230,6 +264,12 @@ def test_what_a_report_refuses(folder, own, tmp_path, capsys, monkeypatch):
     (tmp_path / ATTACKS).write_text("")
     (tmp_path / "run.json").write_text('{"model": "another"}')
     assert "attacked another, expected" in refused("--out", page, "--attack", str(tmp_path))
+    (tmp_path / "d.html").mkdir()
+    assert "is a folder, expected FILE.html" in refused("--out", str(tmp_path / "d.html"))
+    assert "--out: " in refused("--out", f"{tmp_path / ATTACKS}/page.html")
+    assert f"--figures: {tmp_path / ATTACKS} is a file" in refused(
+        "--out", page, "--figures", f"{tmp_path / ATTACKS}/a"
+    )
     assert "limit: expected at least 1, got 0" in refused("--out", page, "--limit", "0")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     assert "spiketext[plots]" in refused("--out", page, "--limit", "1")
@@ -245,13 +285,25 @@ def test_pictures_refuse_what_does_not_fit_and_show_every_loss_term():
         portraits.firing_rates({})
     history = [{"loss": 3.0, "features": 1.0, "over_budget": 2.0, "learning_rate": 1e-4, "step": 10},
                {"eval_loss": 1.0, "eval_accuracy": 0.5, "eval_runtime": 1.0, "step": 10}]  # fmt: skip
-    training, validation = portraits.learning_curves(history)
+    curves = portraits.learning_curves(history)
+    training, validation = curves["losses"], curves["validation"]
+    assert list(portraits.learning_curves(history[1:])) == ["validation"]
     assert [text.get_text() for text in training.axes[0].get_legend().get_texts()] == [
         "loss",
         "features",
         "over_budget",
     ]
     assert [text.get_text() for text in validation.axes[0].get_legend().get_texts()] == ["loss", "accuracy"]
+
+
+def test_pictures_keep_chinese_and_dollars_as_they_are(tmp_path, recwarn):
+    figure = portraits.attention_map(["很好", r"$\no$", "$"], np.zeros((1, 3, 3)), title=r"$a$ \% $b$")
+    save(figure, str(tmp_path / "a.svg"))
+    for svg in (portraits.inline(figure, "a"), (tmp_path / "a.svg").read_text(encoding="utf-8")):
+        assert ">很好</text>" in svg and r">$\no$</text>" in svg and r">$a$ \% $b$</text>" in svg
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    history = [{"loss": 100.0, "step": 1}, {"loss": 1.0, "step": 2}]
+    assert r">$\mathdefault" not in portraits.inline(portraits.learning_curves(history)["losses"], "a")  # 10 to a power
 
 
 def test_a_raster_draws_every_spike_of_both_signs():

@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from spiketext import portable
+from spiketext.about import describe_model
 from spiketext.checkpoints import load_classifier, load_tokenizer, save_model
 from spiketext.cli import main
 from spiketext.evaluation import evaluate, logits_of, note_test_reading
@@ -25,7 +26,7 @@ from spiketext.models import (
     TextCnnConfig,
 )
 from spiketext.ops import lif, norm_lif, spike_linear
-from spiketext.sharing import _without_folder, export, model_card, push
+from spiketext.sharing import export, model_card, push, without_folders
 from spiketext.vectors import unit_range
 from spiketext.wordmodels import tokenizer_of
 from spiketext.words import lexicon
@@ -202,6 +203,15 @@ def test_the_card_says_what_is_known(shared_model, demo):
                   "seed = 0"):  # fmt: skip
         assert piece in card.text, piece
     assert str(Path(shared_model).parent) not in card.content  # no folder of this machine
+    assert "tokens each, at T = 1, priced" in card.text
+
+
+def test_the_card_says_of_which_time_steps_and_length_an_energy_is(shared_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(shared_model, folder)
+    energy = json.loads((folder / "energy.json").read_text()) | {"time_steps": 2, "length": 16, "tokens": 16.0}
+    (folder / "energy.json").write_text(json.dumps(energy))
+    assert "16.0 tokens each, padded or cut to 16, at T = 2, priced" in model_card(str(folder), "m")
 
 
 def test_a_card_without_scores_says_so(tiny_teacher, tmp_path):
@@ -213,14 +223,14 @@ def test_a_card_without_scores_says_so(tiny_teacher, tmp_path):
 
 def test_readings_in_other_numbers_stay_apart_and_a_torn_line_costs_nothing(tiny_teacher, tmp_path):
     folder = tmp_path / "model"
-    folder.mkdir()
-    shutil.copyfile(Path(tiny_teacher, "config.json"), folder / "config.json")
+    shutil.copytree(tiny_teacher, folder)
     read = {"data": "d", "data_hash": "h", "time_steps": 1}
     assert note_test_reading(folder, read | {"accuracy": 0.875}) == 1
     with (folder / "test_reads.jsonl").open("a") as log:
         log.write('{"data": "d", "da')
     assert note_test_reading(folder, read | {"accuracy": 0.75, "precision": "int8"}) == 2
     assert note_test_reading(folder, read | {"accuracy": 0.5, "confidence": 0.9}) == 3
+    assert describe_model(str(folder))["test_reads"] == 3
     card = model_card(str(folder), "m")
     for row in (
         "| at T = 1 | 0.8750 |",
@@ -234,9 +244,10 @@ def test_readings_in_other_numbers_stay_apart_and_a_torn_line_costs_nothing(tiny
 @pytest.mark.parametrize(("value", "shown"), [
     ("hfl/chinese-bert-wwm", "hfl/chinese-bert-wwm"), ("mr,glue/sst2", "mr,glue/sst2"), ("/home/me/teacher", "teacher"),
     ("mr,/home/me/own.csv", "mr,own.csv"), ("../runs/a", "a"), ("head", "head"),
+    ("./runs/a/", "a"), ("and/or " * 99, "and/or " * 99),
 ])  # fmt: skip
 def test_only_folders_of_this_machine_are_left_out(value, shown):
-    assert _without_folder(value) == shown
+    assert without_folders({"a": [value, 1]}) == {"a": [shown, 1]}
 
 
 def test_an_export_holds_what_others_need_and_no_more(shared_model, tmp_path, demo):
