@@ -7,6 +7,10 @@ import inspect
 import itertools
 import math
 import os
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import fields
 from fractions import Fraction
 
@@ -837,17 +841,41 @@ def test_two_checkouts_of_one_source_have_builds_of_their_own(monkeypatch, tmp_p
     assert kernels._fingerprint() != here
 
 
-def test_only_the_lock_of_a_build_that_nobody_works_on_is_removed(monkeypatch, tmp_path):
-    lock = tmp_path / "lock"
-    monkeypatch.setattr("torch.utils.cpp_extension._get_build_directory", lambda name, verbose: str(tmp_path))
-    for age, works, stays in ((0, False, True), (1000, True, True), (1000, False, False)):
-        lock.touch()
-        os.utime(lock, (os.stat(lock).st_mtime - age,) * 2)
-        monkeypatch.setattr(kernels, "_works_in", lambda folder, works=works: works)
-        kernels._forget_killed_build("name")
-        assert lock.exists() == stays
-    monkeypatch.undo()
-    assert kernels._works_in(tmp_path) is False
+def test_a_killed_build_holds_nobody_up_and_a_living_one_is_waited_for(tmp_path, capsys):
+    lock, source = (
+        tmp_path / "lock",
+        f"""
+import sys, time
+from pathlib import Path
+from spiketext.ops.kernels import _alone
+with _alone(Path({str(tmp_path)!r})):
+    (Path({str(tmp_path)!r}) / "lock").touch()  # as PyTorch does
+    print("builds", flush=True)
+    sys.stdin.readline()
+    (Path({str(tmp_path)!r}) / "lock").unlink()
+""",
+    )
+    for killed in (False, True):
+        with subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as builder:
+            assert builder.stdout.readline() == b"builds\n"
+            end = builder.kill if killed else builder.stdin.close
+            timer = threading.Timer(0.5, end)
+            timer.start()
+            started = time.monotonic()
+            with kernels._alone(tmp_path, patience=0.1):
+                assert time.monotonic() - started > 0.4 and not lock.exists()
+            timer.join()
+        assert capsys.readouterr().err == f"waiting for another process that compiles the kernels in {tmp_path}\n"
+
+
+def test_compilers_that_outlive_their_process_are_waited_for(tmp_path, capsys):
+    (tmp_path / "lock").touch()
+    with subprocess.Popen(["sleep", "0.5"], cwd=tmp_path), kernels._alone(tmp_path, patience=0.1):
+        assert not kernels._works_in(tmp_path) and not (tmp_path / "lock").exists()
+    assert "waiting" in capsys.readouterr().err
+    with kernels._alone(tmp_path, patience=0.1):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_the_constants_of_a_neuron_stand_in_the_signatures_with_their_defaults():

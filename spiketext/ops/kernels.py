@@ -10,7 +10,8 @@ import shutil
 import sys
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,14 +36,14 @@ def load() -> str | None:
     from torch.utils import cpp_extension
 
     name = f"spiketext_{_fingerprint()}"
-    _forget_killed_build(name)
     try:
-        cpp_extension.load(
-            name,
-            [str(source) for source in SOURCES],
-            extra_cflags=FLAGS,
-            is_python_module=False,
-        )
+        with _alone(Path(cpp_extension._get_build_directory(name, verbose=False))):
+            cpp_extension.load(
+                name,
+                [str(source) for source in SOURCES],
+                extra_cflags=FLAGS,
+                is_python_module=False,
+            )
     except (RuntimeError, OSError) as error:
         warnings.warn(
             f"the compiled kernels could not be built, slower tensor code runs instead: {error}", stacklevel=2
@@ -51,19 +52,40 @@ def load() -> str | None:
     return name
 
 
-def _forget_killed_build(name: str) -> None:
-    """PyTorch waits for ever on the lock of a build that was killed: one of ten minutes without a compiler at work."""
-    from torch.utils.cpp_extension import _get_build_directory
+@contextmanager
+def _alone(folder: Path, patience: float = 5.0) -> Iterator[None]:
+    """Wait until no other process builds in a folder, and keep others waiting; one that was killed holds nobody up.
 
-    folder = Path(_get_build_directory(name, verbose=False))
-    lock = folder / "lock"
-    if lock.exists() and time.time() - lock.stat().st_mtime > 600 and not _works_in(folder):
+    PyTorch's own `lock` is a mere file, which stays where its process was killed, and is then waited for for ever. The
+    lock here ends with its process. Compilers that outlive theirs are waited for: they still write into the folder.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    lock, started, told = folder / "lock", time.monotonic(), False
+    with (folder / "builder").open("w") as held:
+
+        def ours() -> bool:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return not (lock.exists() and _works_in(folder))
+
+        while not ours():
+            if not told and time.monotonic() - started > patience:
+                told = True
+                sys.stderr.write(f"waiting for another process that compiles the kernels in {folder}\n")
+            time.sleep(0.1)
         lock.unlink(missing_ok=True)
+        yield
 
 
 def _works_in(folder: Path) -> bool:
-    """Whether a process of this machine works in a folder, as compilers do in theirs; False where /proc is missing."""
-    for place in Path("/proc").glob("[0-9]*/cwd"):
+    """Whether another process of this machine works in a folder, as compilers do; False where /proc is missing."""
+    for place in set(Path("/proc").glob("[0-9]*/cwd")) - {Path(f"/proc/{os.getpid()}/cwd")}:
         with suppress(OSError):  # of another user, or gone by now
             if place.readlink() == folder.resolve():
                 return True
