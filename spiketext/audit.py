@@ -1,9 +1,11 @@
 """Floor 8: is it spiking? What every layer reads, which neurons never or always fire, and which threshold would help.
 
-A layer that must be spiking is every Linear, every convolution and both products of the attention of a network that has
-spiking neurons. It is, when it reads what the neurons are declared to send: zeros and ones; with the ternary or the
-signed integer code also negative ones, sent by the OFF neuron of an ON/OFF pair; with the integer code whole numbers up
-to `levels`. What is not spiking is not called so: norms, the embedding, residual currents and the mean at the end.
+A layer that must be spiking is every Linear and both products of the attention of a network that has spiking neurons.
+It is, when it reads what the neurons are declared to send: zeros and ones; with the ternary or the signed integer code
+also negative ones, sent by the OFF neuron of an ON/OFF pair; with the integer code whole numbers up to `levels`. Any
+other product (a function's, a convolution's, a third one in attention) is not spiking, and neither is a Linear that was
+never called: its weights may be used where nobody looks. What is not spiking is not called so: norms, the embedding,
+residual currents and the mean at the end.
 """
 
 from __future__ import annotations
@@ -60,6 +62,10 @@ def audit(
             module = network.get_submodule(layer.name)
             assert isinstance(module, LIF)
             neurons.append(_health(layer, module, samples[layer.name]))
+    if counter.spiking:
+        layers += [_reading(Layer(name, "linear"), True, [], 0.0) | {"reads": "nothing"}
+                   for name, module in network.named_modules()
+                   if isinstance(module, nn.Linear) and name not in counter.layers]  # fmt: skip
     others = sorted({layer.kind for layer in counter.layers.values()} - {*SYNAPTIC, "neurons"})
     result = {
         "model": model,
@@ -86,10 +92,12 @@ def require_spiking(result: dict[str, Any]) -> None:
         )
     if result["impure"]:
         row = next(row for row in result["layers"] if row["layer"] == result["impure"][0])
+        got = "it was never called" if row["reads"] == "nothing" else "a product that no layer declares"
+        if row["low"] is not None:
+            got = f"got {row['reads']} from {row['low']:.4g} to {row['high']:.4g}"
         raise ValueError(
             f"model {result['model']}: {len(result['impure'])} of {len(result['layers'])} layers that must be spiking "
-            f"are not; first {row['layer']}: expected {result['declared']} inputs, got {row['reads']} from "
-            f"{row['low']:.4g} to {row['high']:.4g}"
+            f"are not; first {row['layer']}: expected {result['declared']} inputs, {got}"
         )
 
 

@@ -84,8 +84,13 @@ def energy(args: argparse.Namespace) -> None:
     from spiketext.figures import columns, energy_by_layer, energy_text, require_drawable
 
     if args.reference:
-        if args.model or args.data:
-            raise ValueError("--reference needs no --model and no --data; give one or the other")
+        others = ("model", "data", "limit", "time_steps", "measure", "layers", "plot", "save")
+        asked = {name: getattr(args, name) for name in others}
+        given = [
+            f"--{name.replace('_', '-')}" for name, value in asked.items() if value is not None and value is not False
+        ]
+        if given:
+            raise ValueError(f"--reference needs no {' and no '.join(given)}; give one or the other")
         names = list(SHAPES) if args.reference == "all" else [args.reference]
         rows = [reference(name, 128 if args.length is None else args.length) for name in names]
         _show(rows, args, lambda: columns(rows))

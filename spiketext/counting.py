@@ -2,18 +2,21 @@
 
 Everything is observed from outside, by hooks; networks hold no bookkeeping. The rules:
 
-- Linear, Conv1d: an input value k that is whole is sent as |k| spikes, each of which costs one accumulation (AC) for
-  every weight that it meets; a negative one uses the OFF neuron of an ON/OFF pair. A layer that reads other than whole
+- Linear: an input value k that is whole is sent as |k| spikes, each of which costs one accumulation (AC) for every
+  weight that it meets; a negative one uses the OFF neuron of an ON/OFF pair. A layer that reads other than whole
   numbers multiplies: one multiply-accumulate (MAC) for every input value and weight. A bias is one addition an output.
 - Spiking attention, (q k^T) v or q (k^T v), whichever the network took. First product, spike times spike: one AC for
   each coincidence. Second: a spike against a stored count, one addition for each entry of the row that it meets.
   `papers` is their convention for both, always in the first order: non-zero q times L, and non-zero v times L.
-- Dense attention: the MACs of both products. Softmax, activation functions and dropout are not counted.
+- Any other product, as those of dense attention or a convolution: its MACs, whatever it reads. PyTorch's own operators
+  are watched for them, so none escapes, by whichever name it was called. Softmax, activation functions and dropout are
+  not counted.
 - An embedding has no MACs; the bytes of its rows count. Norms: normalised values. Additions: of two float tensors.
 - Neurons: one update for each neuron and step.
 
 Padding never enters a count as long as the texts of a batch have equal lengths, so no hook needs to know a mask but the
-one of attention, where a masked token sends neither key nor value.
+one of attention, where a masked token sends neither key nor value. Windows that a text shorter than the filter does not
+fill are computed, and left out here: the text has one.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -38,8 +43,11 @@ from spiketext.models.spikebert import SpikingSelfAttention
 from spiketext.neurons import LIF, NormLIF
 from spiketext.values import Values, read
 
-SYNAPTIC = ("linear", "conv", "attention")
-_PRODUCTS = (torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
+SYNAPTIC = ("linear", "attention", "product")
+_aten = torch.ops.aten
+_FLOPS = flop_registry | {  # two a product; PyTorch knows the fused attention of GPUs only
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention]
+}
 _SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__)
 _BYTES = 4  # of a float32 value
 
@@ -164,7 +172,8 @@ class Counter:
         self.texts, self.tokens = 0, 0
         self.spiking = any(isinstance(module, LIF) for module in model.modules())
         self.steps = int(getattr(getattr(model, "config", None), "time_steps", 1) or 1) if self.spiking else 1
-        self._batch = 0
+        self._batch = self._length = 0  # texts of this pass and their tokens
+        self._declared: dict[str, int] = {}  # products that the attention of a name may still take in this pass
         self._inside: list[tuple[str, nn.Module]] = []
         self._units: dict[
             str, float
@@ -178,7 +187,6 @@ class Counter:
         handles = []
         rules: dict[type[nn.Module], Callable] = {
             nn.Linear: self._linear,
-            nn.Conv1d: self._conv,
             nn.Embedding: self._embedding,
             nn.LayerNorm: self._norm,
             LIF: self._neurons,
@@ -195,7 +203,7 @@ class Counter:
                 handles.append(module.qkv_spikes.register_forward_hook(products))
             handles.append(module.register_forward_hook(self._leave))
         try:
-            with _Functions(self):
+            with _Sums(self), _Products(self):
                 yield self
         finally:
             for handle in handles:
@@ -207,10 +215,13 @@ class Counter:
         if not self._inside:
             first = kwargs.get("input_ids", args[0] if args else None)
             assert isinstance(first, Tensor)
-            self._batch = len(first)
+            self._batch, self._length = len(first), first.shape[1]
             self.texts += self._batch
         if isinstance(module, SpikingSelfAttention):
-            self._masks[name] = kwargs["mask"] if "mask" in kwargs else args[1]
+            given = dict(zip(("x", "mask", "with_scores"), args, strict=False)) | kwargs
+            self._masks[name] = given["mask"]
+            steps = getattr(module, "levels", 1) * (1 + getattr(module, "signed", False))  # of `unroll`
+            self._declared[name] = 2 * steps + (module.squared and given["with_scores"])
         self._inside.append((name, module))
 
     def _leave(self, *_: Any) -> None:
@@ -234,28 +245,22 @@ class Counter:
             self._latest = (x, read(steps.flatten(3) if steps.dim() == 5 else steps, unit))
         return self._latest[1]
 
+    def _real(self, x: Tensor, axis: int, span: int | None) -> Tensor:
+        """Neurons or their inputs along an axis, each of which sees span tokens, without those of padding alone."""
+        real = x.shape[axis] if span is None else max(1, self._length - span + 1)
+        return x if x.shape[axis] <= real else x.narrow(axis, 0, real)
+
     def _linear(self, name: str, module: nn.Linear, args: tuple, out: Tensor) -> None:
-        reads = self._read(args[0], self._units.get(name, 1.0))
+        x = args[0]
+        if x.dim() > 2 and x.stride(-1) == 1 and 0 < x.stride(-2) < x.shape[-1]:  # windows, that overlap in memory
+            x = self._real(x, x.dim() - 2, x.shape[-1] // x.stride(-2))
+        reads = self._read(x, self._units.get(name, 1.0))
         layer = self._layer(name, "linear")
         layer.reads.add(reads)
         layer.accumulations = layer.accumulations + reads.total.sum(1) * module.out_features
         layer.papers = layer.papers + reads.nonzero.sum(1) * module.out_features
         layer.products += reads.count * module.out_features
-        layer.biases += 0 if module.bias is None else out.numel()
-        layer.weights = module.weight.numel()
-
-    def _conv(self, name: str, module: nn.Conv1d, args: tuple, out: Tensor) -> None:
-        x = self._by_step(args[0])  # [T, ..., C, L]
-        reads = read(x.mT)  # features are channels
-        place = x.abs().flatten(1, -2).sum(1, dtype=torch.float64)  # [T, L]
-        nonzero = (x != 0).flatten(1, -2).sum(1, dtype=torch.float64)
-        met = module.out_channels // module.groups
-        layer = self._layer(name, "conv")
-        layer.reads.add(reads)
-        layer.accumulations = layer.accumulations + met * _windows(place, module).cpu()
-        layer.papers = layer.papers + met * _windows(nonzero, module).cpu()
-        layer.products += out.numel() * module.weight[0].numel()
-        layer.biases += 0 if module.bias is None else out.numel()
+        layer.biases += 0 if module.bias is None else x.shape[:-1].numel() * module.out_features
         layer.weights = module.weight.numel()
 
     def _spiking_attention(
@@ -295,6 +300,7 @@ class Counter:
             layer.products += steps * texts * length * length * width
 
     def _neurons(self, name: str, module: LIF, args: tuple, spikes: Tensor) -> None:
+        spikes = self._real(spikes, 2, module.span)
         layer = self._layer(name, "neurons")
         layer.reads.add(self._read(spikes, spikes=True))
         layer.updates += spikes.numel()
@@ -309,46 +315,54 @@ class Counter:
         layer.bytes += rows * module.embedding_dim * _BYTES
         layer.rows += rows
 
-    def _function(self, function: Any, args: tuple, out: Any) -> None:
-        """Products and sums that are no layer: dense attention, residual additions."""
+    def _sum(self, out: Tensor) -> None:
+        """Residual additions and other sums that no layer makes."""
         name, module = self._inside[-1] if self._inside else ("", self.model)
-        if isinstance(module, (LIF, nn.Linear, nn.Conv1d)):
-            return
-        if function in _SUMS and all(isinstance(x, Tensor) and x.is_floating_point() for x in args[:2]):
+        if not isinstance(module, (LIF, nn.Linear)):
             self._layer(f"{name}.additions", "additions").additions += out.numel()
-        if isinstance(module, SpikingSelfAttention):
+
+    def _product(self, products: float) -> None:
+        """A product that no layer makes: of dense attention, a function, or more than spiking attention declares."""
+        name, module = self._inside[-1] if self._inside else ("", self.model)
+        if isinstance(module, (LIF, nn.Linear)):
             return
-        if function in _PRODUCTS:
-            self._dense_product(name, out.numel() * args[0].shape[-1])
-        elif function is functional.scaled_dot_product_attention:
-            query, key, value = args[:3]
-            scores = query.shape[:-1].numel() * key.shape[-2]
-            self._dense_product(name, scores * (query.shape[-1] + value.shape[-1]))
-
-    def _dense_product(self, name: str, products: float) -> None:
-        layer = self._layer(f"{name}.products", "attention")
-        layer.reads.whole = False
-        layer.products += products
+        self._declared[name] = self._declared.get(name, 0) - 1
+        if self._declared[name] < 0:
+            layer = self._layer(f"{name}.products", "product")
+            layer.reads.whole = False
+            layer.products += products
 
 
-class _Functions(TorchFunctionMode):
+class _Sums(TorchFunctionMode):
+    """Sees additions of two float tensors."""
+
     def __init__(self, counter: Counter):
         super().__init__()
         self.counter = counter
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func in _INTERESTING:
-            self.counter._function(func, args, out)
+        if func in _SUMS and all(isinstance(x, Tensor) and x.is_floating_point() for x in args[:2]):
+            self.counter._sum(out)
         return out
 
 
-_INTERESTING = {*_PRODUCTS, *_SUMS, functional.scaled_dot_product_attention}
+class _Products(TorchDispatchMode):
+    """Sees every product of matrices, inside what is made of several operators too."""
 
+    def __init__(self, counter: Counter):
+        super().__init__()
+        self.counter = counter
 
-def _windows(place: Tensor, conv: nn.Conv1d) -> Tensor:
-    """Sums at every position [T, L] -> sums over all windows that see the position [T]."""
-    ones = place.new_ones(1, 1, *conv.kernel_size)
-    padding = conv.padding if isinstance(conv.padding, str) else tuple(int(p) for p in conv.padding)
-    seen = functional.conv1d(place[:, None], ones, None, conv.stride, padding, conv.dilation)
-    return seen.flatten(1).sum(1)
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        flops = _FLOPS.get(func._overloadpacket)
+        if flops is None:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if flops is not None:
+            self.counter._product(flops(*args, **kwargs, out_val=out) / 2)
+        return out

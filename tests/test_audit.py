@@ -6,12 +6,14 @@ import json
 
 import pytest
 import torch
+from torch.nn import functional
 
 from spiketext.audit import HIGHEST, LOWEST, audit, require_spiking, suggest
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.counting import count
 from spiketext.energy import work
+from spiketext.models.spikebert import SpikingFeedForward, SpikingSelfAttention
 from spiketext.neurons import LIF, NormLIF
 from spiketext.values import Values, read
 
@@ -72,6 +74,48 @@ def test_a_declared_code_does_not_excuse_sums_of_spikes(saved):
     above = [row["layer"] for row in result["layers"] if row["reads"] == "integer" and row["high"] > 1]
     assert "spikebert.layers.1.attention.qkv" in above
     assert set(above) <= set(result["impure"])
+
+
+PLANTS = {  # what a feed-forward multiplies by the weight of its first Linear, which nobody calls
+    "functional.linear": lambda x, w: functional.linear(x, w),
+    "mm": lambda x, w: torch.mm(x.flatten(0, -2), w.T).view(*x.shape[:-1], -1),
+    "addmm": lambda x, w: torch.addmm(w.new_zeros(()), x.flatten(0, -2), w.T).view(*x.shape[:-1], -1),
+    "baddbmm": lambda x, w: x.flatten(0, 1).new_zeros(1, 1, 1).baddbmm(x.flatten(0, -2)[None], w.T[None])[0].view(
+        *x.shape[:-1], -1),
+    "einsum": lambda x, w: torch.einsum("tbld,ed->tble", x, w),
+    "conv1d": lambda x, w: functional.conv1d(x.flatten(0, 1).mT, w[..., None]).mT.unflatten(0, x.shape[:2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("product", PLANTS.values(), ids=list(PLANTS))
+def test_a_function_that_multiplies_floats_in_place_of_a_layer_is_found(saved, monkeypatch, product):
+    def forward(self, x):
+        return self.output(self.expand_spikes(product(x, self.expand.weight)))
+
+    monkeypatch.setattr(SpikingFeedForward, "forward", forward)
+    result = audit(saved(), "demo", limit=4)
+    blocks = [f"spikebert.layers.{block}.feed_forward" for block in range(2)]
+    assert set(result["impure"]) == {f"{block}.{name}" for block in blocks for name in ("products", "expand")}
+    with pytest.raises(ValueError, match=r"4 of 15 layers .*first \S+products: expected binary inputs, a product that"):
+        require_spiking(result)
+    result["impure"] = [name for name in result["impure"] if name.endswith("expand")]
+    with pytest.raises(ValueError, match=r"feed_forward\.expand: expected binary inputs, it was never called"):
+        require_spiking(result)
+
+
+@pytest.mark.parametrize("attention", ["counts", "squared"])
+def test_a_product_more_than_spiking_attention_declares_is_found(saved, monkeypatch, attention):
+    attend = SpikingSelfAttention.attend
+
+    def planted(self, qkv, mask, with_scores):
+        mixed, scores = attend(self, qkv, mask, with_scores)
+        return mixed + mixed.softmax(-1) @ torch.eye(mixed.shape[-1]), scores
+
+    folder = saved("ternary", attention=attention)
+    assert audit(folder, "demo", limit=4, strict=True)["impure"] == []
+    monkeypatch.setattr(SpikingSelfAttention, "attend", planted)
+    found = [f"spikebert.layers.{block}.attention.products" for block in range(2)]
+    assert audit(folder, "demo", limit=4)["impure"] == found
 
 
 def test_a_dense_network_is_reported_as_dense(tiny_teacher, capsys):

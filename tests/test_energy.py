@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
 from spiketext import counting, meter
 from spiketext.cli import main
@@ -40,9 +40,18 @@ from spiketext.energy import (
     work,
 )
 from spiketext.figures import MARKERS, _name_points, accuracy_against_energy, canvas, capped, columns
-from spiketext.models import PRESETS, SpikeBertConfig, SpikeBertForSequenceClassification
+from spiketext.models import (
+    PRESETS,
+    SpikeBertConfig,
+    SpikeBertForSequenceClassification,
+    SpikingTextCnnConfig,
+    SpikingTextCnnForSequenceClassification,
+    TextCnnConfig,
+    TextCnnForSequenceClassification,
+)
 from spiketext.models.unrolling import unroll
 from spiketext.neurons import LIF, NormLIF
+from spiketext.rates import RateCounter
 
 SMALL = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
 CODES = {
@@ -193,51 +202,28 @@ def test_attention_run_by_additions_costs_what_is_counted(code, length, masked):
         assert total[0] > 0 and total[1] > 0
 
 
-class Windows(nn.Module):
-    """Embedding -> spikes -> convolution at every step -> spikes: the parts of a spiking TextCNN."""
-
-    def __init__(self, steps: int = 3, **conv):
-        super().__init__()
-        torch.manual_seed(0)
-        self.config = SpikeBertConfig(time_steps=steps)
-        self.embedding = nn.Embedding(40, 6)
-        self.input = LIF(threshold=0.5)
-        self.conv = nn.Conv1d(6, 4, **conv)
-        self.output = LIF(beta=1.0)
-
-    def forward(self, input_ids):
-        steps = self.config.time_steps
-        spikes = self.input(self.embedding(input_ids).expand(steps, *input_ids.shape, 6))
-        maps = self.conv(spikes.flatten(0, 1).mT)  # [T * B, C, L']
-        return self.output(maps.unflatten(0, (steps, -1)).mT)
-
-
-@pytest.mark.parametrize(
-    "conv",
-    [{"kernel_size": 3}, {"kernel_size": 4, "padding": 2, "stride": 2},
-     {"kernel_size": 2, "dilation": 2, "bias": False}, {"kernel_size": 3, "padding": "same", "groups": 2}],
-    ids=["plain", "padding and stride", "dilation", "groups"],
-)  # fmt: skip
-def test_a_convolution_run_by_additions_costs_what_is_counted(conv):
-    model, batch = Windows(**conv).double(), ids(2, 7)
-    counter, seen = counted(model, batch), recorded(model, batch)
-    (x, out), module = seen["conv"], model.conv
-    before = module._reversed_padding_repeated_twice[0] if isinstance(module.padding, str) else module.padding[0]
-    weight, per_group, additions = module.weight.detach().numpy(), 4 // module.groups, 0
-    mine = np.zeros_like(out)
-    for n, c, place in np.argwhere(x):  # every spike, to every map of its group and every window that sees it
-        group = c // (6 // module.groups)
-        for o, tap in itertools.product(range(group * per_group, (group + 1) * per_group), range(weight.shape[2])):
-            start, rest = divmod(place + before - tap * module.dilation[0], module.stride[0])
-            if rest == 0 and 0 <= start < out.shape[2]:
-                mine[n, o, start] += weight[o, c % (6 // module.groups), tap]
-                additions += 1
-    if module.bias is not None:
-        mine += module.bias.detach().numpy()[:, None]
-    assert np.allclose(mine, out, atol=1e-12)
-    assert counter.layers["conv"].ac == additions > 0
-    assert counter.layers["conv"].products == out.size * weight[0].size
-    assert len(counter.layers["conv"].accumulations) == 3  # by step
+@pytest.mark.parametrize("length", [1, 4, 7], ids=["one word", "shorter than a filter", "longer"])
+def test_a_spiking_textcnn_run_by_additions_costs_what_is_counted_without_the_windows_of_padding(length):
+    torch.manual_seed(0)
+    config = SpikingTextCnnConfig(vocab_size=40, hidden_size=6, num_filters=4, time_steps=3, num_labels=2)
+    model, batch = SpikingTextCnnForSequenceClassification(config).double().eval(), ids(2, length)
+    counter, seen, rates = counted(model, batch), recorded(model, batch), RateCounter()
+    rates.mask = torch.ones_like(batch)
+    with rates.counting(model), torch.inference_mode():
+        model(batch)
+    for i, width in enumerate((3, 4, 5)):
+        real = max(1, length - width + 1)  # windows of the text
+        x, out = (array[:, :, :real] for array in seen[f"textcnn.convolutions.{i}"])
+        mine, additions = linear_by_additions(
+            x.reshape(-1, width * 6), model.textcnn.convolutions[i].weight.detach().numpy(), 0.0
+        )
+        assert np.allclose(mine, out.reshape(mine.shape), atol=1e-12)
+        layer, neurons = (counter.layers[f"textcnn.{part}.{i}"] for part in ("convolutions", "window_spikes"))
+        assert (layer.ac, layer.products) == (additions, 3 * 2 * real * width * 6 * 4)
+        assert len(layer.accumulations) == 3  # by step
+        assert neurons.updates == 3 * 2 * real * 4
+        assert neurons.reads.density == pytest.approx(rates.rates[f"textcnn.window_spikes.{i}"])
+    assert work(counter).ac > 0
 
 
 def test_neurons_norms_embeddings_and_additions_are_counted():
@@ -272,6 +258,30 @@ def test_the_macs_of_a_dense_bert_are_those_of_pytorchs_flop_counter():
     assert not counter.spiking
     assert 2 * 3 * work(counter).mac == flops.get_total_flops()
     assert work(counter).ac == 0
+
+
+def test_products_of_functions_cost_their_macs():
+    """GPT-2 calls its layers `Conv1D`, which are no Linears, and takes torch.addmm."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 40,
+        "n_embd": 8,
+        "n_layer": 2,
+        "n_head": 2,
+        "pad_token_id": 0,
+        "attn_implementation": "eager",
+    }
+    model, batch = GPT2ForSequenceClassification(GPT2Config(**sizes)).eval(), ids(3, 7)
+    with FlopCounterMode(display=False) as flops, torch.inference_mode():
+        model(batch)
+    assert work(counted(model, batch)).mac * 3 * 2 == flops.get_total_flops()
+
+
+def test_a_dense_textcnn_costs_the_windows_of_its_text():
+    config = TextCnnConfig(vocab_size=40, hidden_size=6, num_filters=4, num_labels=2)
+    for length, windows in ((2, (1, 1, 1)), (7, (5, 4, 3))):
+        macs = work(counted(TextCnnForSequenceClassification(config).eval(), ids(2, length))).mac
+        assert macs == sum(n * width * 6 * 4 for n, width in zip(windows, (3, 4, 5), strict=True)) + 12 * 2
 
 
 def test_fused_attention_costs_the_same_macs():
@@ -604,6 +614,22 @@ def test_references_are_printed(capsys):
         (["--reference", "bert-huge"], "expected one of bert-tiny"),
         (["--reference", "bert-base", "--length", "0"], "expected at least 1 token"),
         (["--reference", "bert-base", "--model", "x"], "--reference needs no --model"),
+        (
+            [
+                "--reference",
+                "bert-base",
+                "--measure",
+                "--layers",
+                "--plot",
+                "x.png",
+                "--save",
+                "--limit",
+                "0",
+                "--time-steps",
+                "2",
+            ],
+            "no --limit and no --time-steps and no --measure and no --layers and no --plot and no --s",
+        ),
         ([], "give --model DIR"),
         (["--model", "spiking", "--data", "demo", "--limit", "0"], "expected at least 1 text"),
         (["--model", "spiking", "--data", "demo", "--length", "100000"], "expected 1 to 512 tokens"),
