@@ -27,8 +27,15 @@ from spiketext import checkpoints
 from spiketext.about import machine
 from spiketext.batching import TextRows
 from spiketext.bench import Row, Samples, Say, absent, elsewhere, installed, measure, serve
-from spiketext.data import load
-from spiketext.evaluation import anytime_logits, labels_for, logits_of, longest, model_inputs, note_test_reading
+from spiketext.evaluation import (
+    anytime_logits,
+    labels_for,
+    logits_of,
+    longest,
+    model_inputs,
+    note_test_reading,
+    read_split,
+)
 from spiketext.models.streaming import Stepper
 from spiketext.options import BenchOptions
 from spiketext.precision import to_precision
@@ -45,12 +52,13 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
     """Rows: throughput of every network, factors of ours, latency. A reading of test is logged in both folders."""
     if not options.model or not options.teacher:
         return [absent("not measured: name the saved models with --model and --teacher")]
-    text_set = load(options.data, options.data_dir)
-    part = text_set.splits[options.split]
+    text_set, part = read_split(options.data, options.split, data_dir=options.data_dir)
     count = min(len(part), options.limit or TEXTS[options.scale])
     chosen = np.linspace(0, len(part) - 1, count).round().astype(int)
     texts = [part.texts[i] for i in chosen]
     ours, dense = (checkpoints.load_classifier(name).eval() for name in (options.model, options.teacher))
+    if not hasattr(ours.config, "code"):
+        raise ValueError(f"model: expected the folder of a spikebert, got {options.model} ({ours.config.model_type})")
     truth = {"ours": labels_for(ours, text_set, part, options.model)[chosen],
              "dense": labels_for(dense, text_set, part, options.teacher)[chosen]}  # fmt: skip
     if options.split == "test":
@@ -104,9 +112,9 @@ def networks(ours: Any, dense: Any, options: BenchOptions) -> tuple[dict[str, An
     for steps in range(1, ours.config.time_steps):
         short = checkpoints.load_classifier(options.model, time_steps=steps)
         found[f"ours, T = {steps}"] = _buckets(short, mine)
-    stepper = Stepper(ours)
-    for confidence in confidences(ours):
-        found[f"ours, stops at {confidence:.0%}"] = _anytime(stepper, mine, confidence)
+    if confidences(ours):
+        stepper = Stepper(ours)
+        found |= {f"ours, stops at {sure:.0%}": _anytime(stepper, mine, sure) for sure in confidences(ours)}
     missing: dict[str, str] = {}
     if machine()["bf16"]:
         found |= {"dense BERT, bf16": _buckets(dense, theirs, True), "ours, bf16": _buckets(ours, mine, True)}
@@ -123,14 +131,16 @@ def networks(ours: Any, dense: Any, options: BenchOptions) -> tuple[dict[str, An
 
 
 def confidences(ours: Any) -> tuple[float, ...]:
-    """At which confidences a text may stop early: none where there is one step only."""
-    return CONFIDENCES if ours.config.time_steps > 1 else ()
+    """At which confidences a text may stop early: none where there is one step only, or no `Stepper` for the design."""
+    return CONFIDENCES if ours.config.time_steps > 1 and ours.config.design == "default" else ()
 
 
 def no_spikingjelly(ours: Any) -> str:
     """Why the network cannot be built from SpikingJelly's LIFNode; empty when it can."""
     if not installed("spikingjelly"):
         return "spikingjelly is not installed"
+    if ours.config.design != "default":
+        return f"the network of SpikingJelly's LIFNodes is that of the default design, not {ours.config.design}"
     code, steps = ours.config.code, ours.config.time_steps
     if code == "binary" or (code == "ternary" and steps == 1):
         return ""

@@ -3,8 +3,9 @@
 Both train the same weights on the same batches in turns: Poisson spikes, forward, cross-entropy at every step,
 backward, AdamW. Theirs is a loop over the steps, with `spikegen.rate` as its coding. First both read the same spikes in
 float64: their votes must be equal. seconds: of a batch; epoch_s: of the measured batches, times their share of all
-words. `ratio` is seconds / theirs. Then what bounds ours: seconds of its parts alone on the batch of middle length,
-`ratio` their share of the whole batch, and `of_product`, the rate of the sums against that of one large product.
+words. `ratio` is seconds / theirs batch by batch, epoch_ratio epoch_s / theirs, in which long batches weigh more. Then
+what bounds ours: seconds of its parts alone on the batch of middle length, `ratio` their share of the whole batch, and
+`of_product`, the rate of the sums against that of one large product.
 """
 
 from __future__ import annotations
@@ -91,8 +92,10 @@ def run(options: BenchOptions, say: Say) -> list[Row]:
     say(f"textcnn-epoch: {len(measured)} of {len(batches)} batches of {options.data}")
     samples = measure(work_of(ours, theirs, measured), len(measured), warm=0)
     share = sum(int(b["attention_mask"].sum()) for b in batches) / sum(int(b["attention_mask"].sum()) for b in measured)
+    total = {name: sum(seconds) for name, seconds in samples.seconds.items()}
     found = [samples.row(name, "snnTorch", table="a batch and an epoch", network=name, batches=len(measured))
-             | {"epoch_s": sum(samples.seconds[name]) * share} for name in samples.seconds]  # fmt: skip
+             | {"epoch_s": total[name] * share, "epoch_ratio": total[name] / total["snnTorch"]}
+             for name in total]  # fmt: skip
     say("textcnn-epoch: the parts of a batch")
     return [*found, *parts(ours, middle, options.repeats or 5)]
 

@@ -52,17 +52,28 @@ def listing(folder: Path) -> list[dict[str, str]]:
     return found
 
 
+def chosen(folder: Path, names: Sequence[str] = ()) -> list[str]:
+    """These names of benchmarks, all of the folder where none is given. Raises FileNotFoundError for an unknown one."""
+    known = [entry["name"] for entry in listing(folder)]
+    if not known:
+        raise FileNotFoundError(f"folder: {folder} holds no benchmark, expected the repository's benchmarks; start "
+                                "from the repository or name them with --folder")  # fmt: skip
+    for name in names:
+        if name not in known:
+            raise FileNotFoundError(f"benchmark {name}: no {folder / name}.py; known are {', '.join(known)}")
+    return list(names) or known
+
+
 def bench(
     folder: Path, name: str, options: BenchOptions, out: Path | None = None, say: Say = lambda text: None
 ) -> dict[str, Any]:
-    """Run a benchmark and write out/NAME.json (out: folder/results when None).
+    """Run a benchmark and write out/NAME.json (out: folder/results when None, where no tiny run is kept).
 
+    A file with measured rows stays as it is when this run measured nothing.
     Returns {"json": name, command, machine, versions, options, load, rows; "table": text}.
     Raises FileNotFoundError for an unknown name, ValueError for a scale that is none or what the benchmark refuses.
     """
-    known = [entry["name"] for entry in listing(folder)]
-    if name not in known:
-        raise FileNotFoundError(f"benchmark {name}: no {folder / name}.py; known are {', '.join(known) or 'none'}")
+    chosen(folder, [name])
     if options.scale not in SCALES:
         raise ValueError(f"scale: expected one of {', '.join(SCALES)}, got {options.scale!r}")
     quiet()
@@ -86,8 +97,18 @@ def bench(
         "wall_s": round(time.monotonic() - started, 1),
         "rows": rounded(rows),
     }
-    write_whole((out or folder / "results") / f"{name}.json", json.dumps(result, indent=1) + "\n")
+    target = (out or folder / "results") / f"{name}.json"
+    if out is None and options.scale == "tiny":
+        say(f"{name}: a tiny run shows that it runs and is not kept; --out FOLDER keeps it")
+    elif not _measured(rows) and target.exists() and _measured(json.loads(target.read_text(encoding="utf-8"))["rows"]):
+        say(f"{name}: nothing was measured, {target} stays as it is")
+    else:
+        write_whole(target, json.dumps(result, indent=1) + "\n")
     return {"json": result, "table": table(result)}
+
+
+def _measured(rows: list[Row]) -> bool:
+    return any(row.get("seconds") is not None for row in rows)
 
 
 def _version(package: str) -> str:

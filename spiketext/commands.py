@@ -302,15 +302,16 @@ def _listing_text(rows: list[dict[str, Any]], cells: bool) -> str:
 
 def bench(args: argparse.Namespace) -> None:
     """Benchmarks, or the list of them."""
-    from spiketext.bench import bench, listing
+    from spiketext.bench import bench, chosen, listing
 
     folder = Path(args.folder)
-    known = listing(folder)
     if args.names == ["list"]:
+        chosen(folder)
+        known = listing(folder)
         _show(known, args, lambda: "\n".join(f"{r['name']:<18} {r['state']:<9} {r['title']}" for r in known))
         return
     options = options_from(BenchOptions, args)
-    names = args.names or [row["name"] for row in known]
+    names = chosen(folder, args.names)
     results = (bench(folder, name, options, Path(args.out) if args.out else None,
                      say=lambda text: print(text, file=sys.stderr)) for name in names)  # fmt: skip
     _show_each(results, args, len(names), between="\n")

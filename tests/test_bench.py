@@ -57,6 +57,46 @@ def test_a_benchmark_writes_whole_rows(name, tiny_model, tiny_teacher, tmp_path,
     assert name in result["table"] and "torch" in result["table"]
 
 
+@pytest.mark.parametrize("settings", [{"preset": "integer"}, {"preset": "signed"}, {"preset": "paper"}])
+def test_inference_measures_students_that_cannot_stop_early(settings, saved, tiny_teacher, tmp_path):
+    options = BenchOptions(scale="tiny", data="demo", model=saved(**settings), teacher=tiny_teacher, limit=3)
+    rows = bench.bench(FOLDER, "inference", options, tmp_path)["json"]["rows"]
+    assert any(row.get("network") == "ours, float32" and row["seconds"] for row in rows)
+    assert not any("stops at" in str(row.get("network")) for row in rows)
+
+
+def test_a_benchmark_reads_a_split_and_models_that_are_there(tiny_model, tiny_teacher, tmp_path):
+    for settings, said in (({"split": "dev"}, "split: expected one of train, validation, test, got 'dev'"),
+                           ({"model": tiny_teacher}, "model: expected the folder of a spikebert, got")):  # fmt: skip
+        asked = {"scale": "tiny", "data": "demo", "model": tiny_model, "teacher": tiny_teacher} | settings
+        with pytest.raises(ValueError, match=said):
+            bench.bench(FOLDER, "inference", BenchOptions(**asked), tmp_path)
+
+
+def test_an_epoch_has_a_ratio_of_its_own(tmp_path, snntorch):
+    rows = bench.bench(FOLDER, "textcnn-epoch", BenchOptions(scale="tiny", data="demo"), tmp_path)["json"]["rows"]
+    theirs, ours = (row for row in rows if "epoch_s" in row)
+    assert ours["epoch_ratio"] == pytest.approx(ours["epoch_s"] / theirs["epoch_s"], rel=1e-2)
+
+
+def test_a_run_that_measured_nothing_or_little_replaces_no_result(tmp_path, capsys):
+    folder = tmp_path / "benchmarks"
+    (folder / "results").mkdir(parents=True)
+    (folder / "nothing.py").write_text('"""Nothing."""\ndef run(options, say):\n    return [dict(seconds=None)]\n')
+    kept = folder / "results" / "nothing.json"
+    for seconds, scale, out, replaced, said in (
+        (1.0, "short", None, False, "nothing was measured"),
+        (None, "short", None, True, ""),
+        (1.0, "tiny", None, False, "--out FOLDER keeps it"),
+        (1.0, "tiny", kept.parent, False, "nothing was measured"),
+    ):
+        kept.write_text(json.dumps({"rows": [{"seconds": seconds}]}))
+        before, told = kept.read_text(), []
+        bench.bench(folder, "nothing", BenchOptions(scale=scale), out, told.append)
+        assert (kept.read_text() != before) == replaced
+        assert len(told) == bool(said) and said in "".join(told)
+
+
 def test_bf16_has_its_rows_where_there_is_bf16_and_a_reading_of_test_is_logged(
     tiny_model, tiny_teacher, tmp_path, monkeypatch, spikingjelly
 ):
@@ -158,9 +198,15 @@ def test_the_list_names_every_benchmark(capsys):
     assert all(name in shown for name in NAMES)
 
 
-def test_an_unknown_name_or_scale_is_one_line(capsys):
-    assert main(["bench", "nothing", "--folder", str(FOLDER)]) == 2
+def test_an_unknown_name_folder_or_scale_is_one_line(capsys, tmp_path, monkeypatch):
+    assert main(["bench", "similarity", "--folder", str(tmp_path)]) == 2
+    assert main(["bench", "list", "--folder", str(tmp_path)]) == 2
+    assert main(["bench", "--folder", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("holds no benchmark, expected the repository's benchmarks") == 3
+    monkeypatch.setattr(bench, "bench", lambda *_, **__: pytest.fail("the names are checked first"))
+    assert main(["bench", "linear", "nothing", "--folder", str(FOLDER)]) == 2
     assert "known are codes, inference, linear" in capsys.readouterr().err
+    monkeypatch.undo()
     assert main(["bench", "linear", "--folder", str(FOLDER), "--scale", "huge"]) == 2
     assert "expected one of tiny, short, full" in capsys.readouterr().err
 
