@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -147,6 +148,30 @@ def test_glue_rows_are_those_of_the_result_files():
         main = [cell for cell in cells if cell["metric"] == cells[0]["metric"] and cell["values"]]
         for column, value in zip(head[1:], said, strict=True):
             assert value == "".join(_score(cell) for cell in main if cell["row"].startswith(rows[column.strip()])), name
+
+
+SPEEDS = [  # the rows of README: a result file and what its row says
+    *(("step-spikingjelly", {"network": "ours, float32", "size": f"{size}, {neuron}"})
+      for size in ("6x384, B 32, L 64", "12x768, B 4, L 64") for neuron in ("ternary, T 1", "binary, T 4")),
+    *(("codes", {"network": code}) for code in ("ternary", "integer", "binary")),
+    *(("inference", {"table": "throughput", "network": name})
+      for name in ("ours, float32", "SpikingJelly", "ours, int8", "dense BERT, int8")),
+    *(("inference", {"table": "latency of one text", "network": name}) for name in ("ours, float32", "ours, int8")),
+    ("textcnn-epoch", {"network": "ours"}),
+]  # fmt: skip
+
+
+def test_speeds_of_readme_are_those_of_the_result_files():
+    lines = _tables(README, "What it costs")[0][1:]
+    for (what, seconds, _, ratio), (name, said) in zip(lines, SPEEDS, strict=True):
+        rows = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+        [row] = [row for row in rows if said.items() <= row.items()]
+        found = row["seconds"], row["ratio"]
+        if name == "textcnn-epoch":
+            found = row["epoch_s"], row["epoch_s"] / next(r["epoch_s"] for r in rows if r["network"] == "snnTorch")
+        memory = f" (memory {row['memory_ratio']:.2f})" if "memory_ratio" in row else ""
+        assert seconds.strip() == f"{found[0]:.{len(seconds.strip().partition('.')[2])}f}", what
+        assert ratio.strip() == f"{found[1]:.2f}{memory}", what
 
 
 def _tables(page: str, heading: str) -> list[list[list[str]]]:
