@@ -11,13 +11,12 @@ In each of them the final text is asked again under `draws` noises that the atta
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ import torch
 from scipy.special import softmax
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from spiketext import checkpoints
 from spiketext.data import Split
-from spiketext.evaluation import labels_for, logits_of, note_test_reading, read_split
+from spiketext.evaluation import Diverged, labels_for, logits_of, note_test_reading, read_split
 from spiketext.options import AttackOptions, DataOptions
 from spiketext.recipes import Attack, Recipe, budget, recipe_of
 from spiketext.runs import Run, read_json, write_whole
@@ -41,6 +39,7 @@ NOISES = ("fixed", "fresh", "expectation")
 ATTACKS, SECONDS, VICTIM, PAGE = "attacks.jsonl", "seconds.json", "victim.json", "attacks.html"
 # Cosines of MiniLM that stand for the levels of the recipes: `python benchmarks/similarity.py`, STS-B dev, 1,500 pairs.
 MINILM_COSINE = {0.0: -1.0, 0.2: 0.336, 0.5: 0.621, 0.7: 0.784, 0.8: 0.845, 0.84: 0.870, 0.9: 0.911, 1.0: 1.0}
+_FEWEST = 0.1  # a source that knows less than this share of the words that may change is of another language
 _UNSEEN = 1 << 20  # numbers of the noises that no query of an attack has
 
 
@@ -63,7 +62,10 @@ class Victim:
         self.known: dict[str, np.ndarray] = {}
 
     def __call__(self, texts: list[str]) -> np.ndarray:
-        """Probabilities [N, K]; a text that has its answer already is no query, except with fresh noise."""
+        """Probabilities [N, K]; a text that has its answer already is no query, except with fresh noise.
+
+        Raises Diverged when a logit is not a number.
+        """
         if self.noise == "fresh":
             numbers = np.arange(1, len(texts) + 1) + self.queries
             self.queries += len(texts)
@@ -86,24 +88,34 @@ class Victim:
 
     def _logits(self, texts: list[str], numbers: np.ndarray) -> np.ndarray:
         noise = (self.row << 24) + numbers.astype(np.int64) if self.noisy else None
-        return logits_of(self.model, self.tokenizer, texts, batch_size=self.batch_size, noise=noise).astype(np.float64)
+        logits = logits_of(self.model, self.tokenizer, texts, batch_size=self.batch_size, noise=noise)
+        if not np.isfinite(logits).all():
+            raise Diverged(f"attack: the model answers NaN or infinity to row {self.row} of the split; it diverged: "
+                           "train again with a lower --learning-rate")  # fmt: skip
+        return logits.astype(np.float64)
 
 
 class Attacker:
     """A recipe with its sources: (victim, text, gold) -> a record of the attack.
 
     row_name is the recipe with what its words and similarities come from, "textfooler[enwiki-sgns, minilm]". Raises as
-    the sources, and ValueError when options.recipe is such a name and not this one.
+    the sources, and ValueError when options.recipe is such a name and not this one, or for a resource that the recipe
+    does not read.
     """
 
     def __init__(self, recipe: Recipe, options: AttackOptions):
         self.recipe = recipe
+        this = f"recipe {options.recipe} in setting {options.setting}, similarity {recipe.similarity:g},"
+        require_default(options, f"{this} does not read it", {
+            "vectors": recipe.source in ("vectors", "bugs"), "masked_lm": recipe.source == "masked-lm",
+            "encoder": recipe.similarity > 0})  # fmt: skip
         self.wordnet = WordNet(options.data_dir)
         self.source = self._source(options)
         self.similarity = Similarity(options.encoder) if recipe.similarity else None
         self.cosine = cosine_for(options.encoder, recipe.similarity)
-        used = [self.source.name] + ([self.similarity.name] if self.similarity else [])  # type: ignore[attr-defined]
-        self.row_name = f"{options.recipe.partition('[')[0]}[{', '.join(used)}]"
+        used: list[Source | Similarity] = [self.source, *([self.similarity] if self.similarity else [])]
+        self.digests = {part: each.digest for part, each in zip(("words", "similarity"), used, strict=False)}
+        self.row_name = f"{options.recipe.partition('[')[0]}[{', '.join(each.name for each in used)}]"
         if "[" in options.recipe and options.recipe != self.row_name:
             raise ValueError(
                 f"recipe: asked is {options.recipe!r}, but the resources make it {self.row_name!r}; name it so, "
@@ -122,6 +134,16 @@ class Attacker:
             return MaskedLM(options.masked_lm, self.wordnet)
         near = Neighbours(options.vectors, self.wordnet, self.recipe.nearest, options.data_dir)
         return near if self.recipe.source == "vectors" else Bugs(near, options.seed)
+
+    def require_known(self, texts: Sequence[str]) -> None:
+        """Raises ValueError when less than a tenth of the words that may change are known where words come from."""
+        words = [word for text in texts for word in Sentence.of(text).words if not self.wordnet.is_stop(word)]
+        known = sum(self.source.knows(word.lower()) for word in words)
+        if known < _FEWEST * len(words):
+            raise ValueError(
+                f"recipe {self.row_name}: {self.source.name} knows {known / len(words):.1%} of the words that may "
+                f"change, expected at least {_FEWEST:.0%}; is it of another language, or not lower-cased?"
+            )
 
     def __call__(self, victim: Victim, text: str, gold: int) -> dict[str, Any]:
         """status is skipped (wrong before the attack, as the literature counts it), failed or succeeded."""
@@ -144,12 +166,12 @@ class Attacker:
         return record
 
     def _plan(self, victim: Victim, original: Sentence, gold: int) -> Attack:
-        places = [p for p, word in enumerate(original.words) if word.lower() not in self.wordnet.stop_words]
+        places = [p for p, word in enumerate(original.words) if not self.wordnet.is_stop(word)]
         most = budget(original.words, self.recipe.max_changed)
 
         def allowed(sentence: Sentence, place: int) -> tuple[list[Sentence], np.ndarray]:
-            words = self.source(original, place)[: self.recipe.candidates]
-            found = [sentence.with_word(place, word) for word in words]
+            words = [word for word in self.source(original, place) if not self.wordnet.is_stop(word)]
+            found = [sentence.with_word(place, word) for word in words[: self.recipe.candidates]]
             if self.recipe.same_part:
                 part = self.wordnet.part(original.words, place)
                 found = [other for other in found if self.wordnet.part(other.words, place) == part]
@@ -173,8 +195,8 @@ def attack(options: AttackOptions) -> dict[str, Any]:
     """The command: attack a sample of a split, save every text in options.out, return the measures.
 
     A killed run goes on behind the last text that was saved. Raises ValueError for options or data that do not fit,
-    FileNotFoundError for a missing resource; then the folder is not touched. ValueError also for a folder whose texts
-    were attacked with other weights or data.
+    FileNotFoundError for a missing resource; then the folder is not touched. ValueError also for a folder that is
+    damaged or whose texts were attacked with other weights, data or resources, Diverged for answers that are no number.
     """
     if options.noise not in NOISES:
         raise ValueError(f"noise: expected one of {', '.join(NOISES)}; got {options.noise!r}")
@@ -187,41 +209,40 @@ def attack(options: AttackOptions) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     text_set, part = read_split(options.data, options.split, **reading)
     require_attackable(part, text_set.task)
-    model = checkpoints.load_classifier(options.model)
+    model = checkpoints.on_gpu(checkpoints.load_classifier(options.model))
     labels = labels_for(model, text_set, part, options.model)
     tokenizer = checkpoints.load_tokenizer(options.model)
+    victim = Victim(model, tokenizer, options.noise, options.draws, options.batch_size)
+    require_default(options, f"{options.model} draws no noise", {"noise": victim.noisy, "draws": victim.noisy})
     attacker = Attacker(recipe, options)
+    rows = sample(len(part), options.limit, options.seed)
+    attacker.require_known([part.texts[row] for row in rows])
     run = Run("attack", options)
-    victim_is = {"weights": weights_hash(model), "data_hash": text_set.hash}
-    require_same(run.out, victim_is)
+    made_with = {"weights": checkpoints.weights_hash(model), "data_hash": text_set.hash} | attacker.digests
+    require_same(run.out, made_with)
     if run.result is not None:
         return run.result
     about = {"model": options.model, "data": text_set.name, "split": options.split, "data_hash": text_set.hash,
              "time_steps": getattr(model.config, "time_steps", None)}  # fmt: skip
-    rows = sample(len(part), options.limit, options.seed)
     if options.split == "test" and not (run.out / ATTACKS).exists():
         note_test_reading(Path(options.model), about)
     if not (run.out / ATTACKS).exists():
-        write_whole(run.out / VICTIM, json.dumps(victim_is, indent=2))
-    victim = Victim(model, tokenizer, options.noise, options.draws, options.batch_size)
+        write_whole(run.out / VICTIM, json.dumps(made_with, indent=2))
     records, seconds = _attack_all(run.out, rows, part, labels, attacker, victim, options.quiet)
+    notes = _notes(options, attacker, records)
     result = about | {"row": attacker.row_name, "recipe": name, "setting": options.setting,
                       "noise": victim.noise, "draws": options.draws if victim.noisy else None,
                       "max_changed": recipe.max_changed, "candidates": recipe.candidates,
                       "similarity_level": recipe.similarity, "least_cosine": attacker.cosine,
-                      **measures(records), "wall_s": round(seconds, 1), "notes": _notes(options, attacker)}  # fmt: skip
-    write_whole(run.out / PAGE, page(result, records))
-    write_whole(run.out / "result.json", json.dumps(result, indent=2))
-    return result
+                      **measures(records), "wall_s": round(seconds, 1), "notes": notes}  # fmt: skip
+    return run.finish(lambda folder: write_whole(Path(folder) / PAGE, page(result, records)), result)
 
 
-def weights_hash(model: PreTrainedModel) -> str:
-    """Of all weights of a network, by their names."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def require_default(options: AttackOptions, why_not: str, read: dict[str, bool]) -> None:
+    """Raises ValueError for an option (name: whether it is read) that is given and not read."""
+    for name, is_read in read.items():
+        if not is_read and getattr(options, name) != AttackOptions.__dataclass_fields__[name].default:
+            raise ValueError(f"{name}: got {getattr(options, name)!r}, but {why_not}; leave it out")
 
 
 def require_same(folder: Path, asked: dict[str, str]) -> None:
@@ -230,8 +251,8 @@ def require_same(folder: Path, asked: dict[str, str]) -> None:
     for name, value in asked.items():
         if made.get(name, value) != value:
             raise ValueError(
-                f"{folder}: holds an attack with {name} {made[name][:12]}, got {value[:12]}: the model or the data is "
-                "another one; take another folder"
+                f"{folder}: holds an attack with {name} {made[name][:12]}, got {value[:12]}: what it was made with is "
+                "another one by now; take another folder"
             )
 
 
@@ -252,12 +273,16 @@ def _attack_all(
     out: Path, rows: list[int], part: Split, labels: np.ndarray, attacker: Attacker, victim: Victim, quiet: bool
 ) -> tuple[list[dict[str, Any]], float]:
     """Records of all rows, those that are saved already first; and the seconds over all resumptions."""
-    records = list(_mended(out / ATTACKS))
-    clock = out / SECONDS
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    file, clock = out / ATTACKS, out / SECONDS
+    records = saved(out) if file.exists() else []
+    if [record.get("row") for record in records] != rows[: len(records)]:
+        raise ValueError(f"{file}: its lines are not of the first {len(records)} of the {len(rows)} texts asked, one a "
+                         "line; restore the file, or remove its folder and attack again")  # fmt: skip
+    before = read_json(clock) or 0.0
     since = time.monotonic()
     bar = tqdm(rows[len(records) :], initial=len(records), total=len(rows), unit="text", disable=quiet, leave=False)
-    with (out / ATTACKS).open("a", encoding="utf-8", newline="\n") as stream:
+    with file.open("a", encoding="utf-8", newline="\n") as stream:
+        stream.truncate(file.read_bytes().rfind(b"\n") + 1)
         for row in bar:
             victim.begin(row)
             records.append({"row": row} | attacker(victim, part.texts[row], int(labels[row])))
@@ -269,21 +294,21 @@ def _attack_all(
 
 
 def saved(folder: Path) -> list[dict[str, Any]]:
-    """The records of an attack's folder. Raises FileNotFoundError when it is none."""
+    """The records of an attack's folder, without a last line that a kill has torn.
+
+    Raises FileNotFoundError when it is none, ValueError naming a line that is damaged.
+    """
     path = folder / ATTACKS
     if not path.exists():
         raise FileNotFoundError(f"{folder}: no {ATTACKS} there; name the --out of spiketext attack")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def _mended(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, which is cut behind its last whole line."""
-    if not path.exists():
-        return
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    os.truncate(path, len(whole) + bool(whole))
-    for line in whole.decode("utf-8").split("\n") if whole else ():
-        yield json.loads(line)
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            records.append({**json.loads(line)})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: line {number} is damaged ({error}); restore the file, or remove its folder and "
+                             "attack again") from None  # fmt: skip
+    return records
 
 
 def measures(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -324,8 +349,11 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _notes(options: AttackOptions, attacker: Attacker) -> list[str]:
+def _notes(options: AttackOptions, attacker: Attacker, records: list[dict[str, Any]]) -> list[str]:
     notes = []
+    cut = attacker.similarity.cut([r["text"] for r in records]) if attacker.similarity else 0
+    if cut:
+        notes.append(f"similarity is judged by the first 256 tokens, and {cut} of the texts are longer")
     if attacker.similarity and options.encoder == "minilm" and _comes_from(options.model, "minilm"):
         notes.append("the encoder that judges similarity, minilm, is also what the victim was made from")
     return notes
@@ -336,7 +364,7 @@ def _comes_from(model: str, name: str) -> bool:
     run = Path(model) / "run.json"
     if model == name or not run.exists():
         return model == name
-    asked = json.loads(run.read_text(encoding="utf-8"))
+    asked = read_json(run)
     above = {asked.get(field) for field in ("model", "teacher", "student", "start")} - {None, model}
     return any(_comes_from(other, name) for other in above)
 

@@ -121,6 +121,15 @@ def on_gpu(model: PreTrainedModel) -> PreTrainedModel:
     return nn.Module.to(model, "cuda") if torch.cuda.is_available() else model
 
 
+def weights_hash(model: PreTrainedModel) -> str:
+    """Of all weights of a network, by their names."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def load_masked_lm(name: str) -> PreTrainedModel:
     """A masked language model. Raises ValueError when it cannot be read or has no trained head."""
     model, info = _load(name, "masked")

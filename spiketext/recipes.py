@@ -155,8 +155,9 @@ def recipe_of(name: str, setting: str, **changes: Any) -> Recipe:
         raise ValueError(f"max_changed: expected a share above 0 and up to 1, got {recipe.max_changed}")
     if not 0 <= recipe.similarity <= 1:
         raise ValueError(f"similarity: expected a level from 0 to 1, got {recipe.similarity}")
-    if recipe.candidates < 1:
-        raise ValueError(f"candidates: expected at least 1, got {recipe.candidates}")
+    most = next(own.candidates for own in OWN.values() if own.source == recipe.source)  # what the source gives
+    if not 1 <= recipe.candidates <= most:
+        raise ValueError(f"candidates: expected 1 to {most} from {recipe.source}, got {recipe.candidates}")
     return recipe
 
 

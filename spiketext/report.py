@@ -23,9 +23,9 @@ from markupsafe import Markup, escape
 
 from spiketext import portraits
 from spiketext.about import describe_model, machine
-from spiketext.attacks import VICTIM, marked, require_same, saved, weights_hash
+from spiketext.attacks import VICTIM, marked, require_same, saved
 from spiketext.audit import Say, advice, audit
-from spiketext.checkpoints import label_names, load_classifier, load_tokenizer
+from spiketext.checkpoints import label_names, load_classifier, load_tokenizer, weights_hash
 from spiketext.data import Split, TextSet
 from spiketext.energy import energy
 from spiketext.evaluation import (

@@ -299,12 +299,16 @@ def grid_picture(cells: list[dict], title: str, path: Path) -> bool:
 
 
 def attack_picture(cells: list[dict], title: str, path: Path) -> bool:
-    """Draw the accuracy under attack of each row, for each recipe and noise; False where there is nothing to draw."""
+    """Draw the accuracy under attack of each row at each value of its grid, and the mean of the intervals of its seeds.
+
+    False where there is nothing to draw.
+    """
     groups: dict[str, dict[str, tuple[float, float, float]]] = {}
     for cell in cells:
         if cell["metric"] == "accuracy_under_attack" and "at" in cell:
-            under = ", ".join(value.partition("[")[0] for value in reversed(cell["at"].values()))
-            groups.setdefault(under, {})[cell["curve"]] = (cell["values"][0], *cell["intervals"][0])
+            under = ", ".join(str(value).partition("[")[0] for value in reversed(cell["at"].values()))
+            low, high = (statistics.mean(ends) for ends in zip(*filter(None, cell["intervals"]), strict=True))
+            groups.setdefault(under, {})[cell["curve"]] = (mean_of(cell), low, high)
     if groups:
         grouped_intervals(title, "accuracy under attack %, with its 95 % interval", groups, str(path))
     return bool(groups)

@@ -6,13 +6,15 @@ of its own. Every source works offline; what it stands for in the papers of the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from spiketext.vectors import read_vectors
 _WORD = re.compile(r"(n't\b|\w+(?:[-'’]\w+)*)")
 _PARTS = {"NN": "n", "VB": "v", "JJ": "a", "RB": "r"}  # first letters of Penn Treebank tags -> WordNet's
 _LOOKS_LIKE = str.maketrans("aoiels", "@01€1$")  # TextBugger's sub-C: signs that look alike
+_ROWS = 16  # variants of a text that a masked language model reads at once
+_NEGATIONS = ("n't", "ca", "wo", "sha", "can't", "cannot")  # and their halves, which NLTK's stop words lack
 _NLTK_DATA = "put NLTK's data into nltk_data below --data-dir, or run python -m nltk.downloader wordnet stopwords"
 
 
@@ -55,7 +59,17 @@ class Sentence:
         return Sentence((*self.pieces[: 2 * place + 1], word, *self.pieces[2 * place + 2 :]))
 
 
-Source = Callable[[Sentence, int], list[str]]
+class Source(Protocol):
+    """What gives words for a place of a sentence; digest is of all that decides which."""
+
+    name: str
+    digest: str
+
+    def __call__(self, sentence: Sentence, place: int) -> list[str]:
+        """Words that may stand there."""
+
+    def knows(self, word: str) -> bool:
+        """Whether it has the word at all, in lower case."""
 
 
 class WordNet:
@@ -68,8 +82,8 @@ class WordNet:
         nltk = nltk_below(data_dir)
         try:
             self.net = nltk.corpus.wordnet
-            self.name = f"wordnet-{self.net.get_version()}"
-            self.stop_words = frozenset(nltk.corpus.stopwords.words("english")) | {"n't"}
+            self.name = self.digest = f"wordnet-{self.net.get_version()}"
+            self.stop_words = frozenset(nltk.corpus.stopwords.words("english")).union(_NEGATIONS)
         except LookupError as error:
             missing = re.search(r"Resource\s.*?(\w+).*? not found", str(error))
             raise FileNotFoundError(
@@ -81,6 +95,14 @@ class WordNet:
                                     "averaged_perceptron_tagger_eng")  # fmt: skip
         self.tagger = tagger
         self.antonyms = cache(self._antonyms)
+
+    def is_stop(self, word: str) -> bool:
+        """Whether a word, in any case and with either apostrophe, is a stop word."""
+        return word.lower().replace("’", "'") in self.stop_words
+
+    def knows(self, word: str) -> bool:
+        """Whether it has a sense of the word."""
+        return bool(self.net.synsets(word))
 
     def part(self, words: Sequence[str], place: int) -> str | None:
         """Part of speech of a word in its sentence: n, v, a or r; None for the others."""
@@ -110,13 +132,14 @@ class WordNet:
 class Neighbours:
     """The nearest words of a file of vectors by cosine, its antonyms and stop words left out: good and bad are near.
 
-    path is as it is, or below data_dir or SPIKETEXT_DATA. Raises as `vectors.read_vectors`.
+    path is a file or a folder of `spiketext vectors`, as it is, or below data_dir or SPIKETEXT_DATA. Raises as
+    `vectors.read_vectors`.
     """
 
     def __init__(self, path: str, wordnet: WordNet, least: float = 0.0, data_dir: str | None = None):
         folder, where = data_dir or os.environ.get("SPIKETEXT_DATA"), Path(path)
         where = where if where.exists() or not folder else Path(folder) / where
-        if not where.is_file():
+        if not where.exists():
             raise FileNotFoundError(
                 f"word vectors {where}: no such file; name one in GloVe's text format with --vectors"
             )
@@ -124,6 +147,7 @@ class Neighbours:
         self.unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
         self.number = {word: number for number, word in enumerate(self.words)}
         self.wordnet, self.least = wordnet, least
+        self.digest = hashlib.sha256("\n".join(self.words).encode() + self.unit.tobytes()).hexdigest()
         kept = [part for part in where.name.removesuffix(".gz").split(".")
                 if part != "txt" and not re.fullmatch(r"\d+d", part)]  # fmt: skip
         self.name = "-".join(kept)
@@ -133,16 +157,22 @@ class Neighbours:
         """Neighbours with a cosine of at least `least`, up to 50, nearest first; none for an unknown word."""
         return list(self.near(sentence.words[place].lower()))
 
+    def knows(self, word: str) -> bool:
+        """Whether the word has a vector."""
+        return word in self.number
+
     def _near(self, word: str) -> tuple[str, ...]:
         if word not in self.number:
             return ()
         cosines = self.unit @ self.unit[self.number[word]]
-        nearest = np.argsort(-cosines, kind="stable")[:200]
+        most = min(200, len(cosines))
+        near = np.flatnonzero(cosines >= np.partition(cosines, -most)[-most])  # a sort of all words takes far longer
+        nearest = near[np.argsort(-cosines[near], kind="stable")][:most]
         found = [self.words[n] for n in nearest if cosines[n] >= self.least and self.words[n] != word]
         return tuple(other for other in found if self._fits(word, other))[:50]
 
     def _fits(self, word: str, other: str) -> bool:
-        return other.isalpha() and other not in self.wordnet.stop_words and not self.wordnet.opposite(word, other)
+        return other.isalpha() and not self.wordnet.is_stop(other) and not self.wordnet.opposite(word, other)
 
 
 class MaskedLM:
@@ -157,7 +187,7 @@ class MaskedLM:
         if not self.tokenizer.is_fast or self.tokenizer.mask_token is None:
             raise ValueError(f"masked language model {name}: expected a fast tokenizer with a mask token")
         self.wordnet, self.most = wordnet, most
-        self.name = Path(name).name
+        self.name, self.digest = Path(name).name, checkpoints.weights_hash(self.model)
         self.whole = cache(self._whole)
 
     def __call__(self, sentence: Sentence, place: int) -> list[str]:
@@ -165,29 +195,37 @@ class MaskedLM:
         word = sentence.words[place].lower()
         found = [other.lower() for other in self.whole(sentence)[place]]
         return [other for other in dict.fromkeys(found)
-                if other.isalpha() and other != word and other not in self.wordnet.stop_words
+                if other.isalpha() and other != word and not self.wordnet.is_stop(other)
                 and not self.wordnet.opposite(word, other)]  # fmt: skip
+
+    def knows(self, word: str) -> bool:
+        """Whether it can spell the word with its pieces."""
+        return self.tokenizer.unk_token not in self.tokenizer.tokenize(word)
 
     @torch.inference_mode()
     def _whole(self, sentence: Sentence) -> list[list[str]]:
-        """For every word of the sentence the most probable pieces; one batch of the text and its masked variants."""
+        """For every word of the sentence the most probable pieces, of the text and its variants with a masked word."""
         pieces = [piece.strip() for piece in sentence.pieces]
-        rows = [pieces]
-        row_of = {}
+        rows: list[list[str]] = [pieces]
+        read: list[list[int]] = [[]]  # places whose word is read in each row
         for place in range(len(sentence.words)):
-            if len(self.tokenizer.tokenize(pieces[2 * place + 1])) > 1:
-                row_of[place] = len(rows)
+            if len(self.tokenizer.tokenize(pieces[2 * place + 1])) <= 1:
+                read[0].append(place)
+            else:
+                read.append([place])
                 rows.append([*pieces[: 2 * place + 1], self.tokenizer.mask_token, *pieces[2 * place + 2 :]])
         longest = min(self.tokenizer.model_max_length, 512)
         batch = self.tokenizer(rows, is_split_into_words=True, padding=True, truncation=True, max_length=longest,
                                return_tensors="pt")  # fmt: skip
-        logits = self.model(**batch).logits
-        found: list[list[str]] = []
-        for place in range(len(sentence.words)):
-            row = row_of.get(place, 0)
-            at = [i for i, piece in enumerate(batch.word_ids(row)) if piece == 2 * place + 1]
-            top = logits[row, at[0]].topk(min(self.most, logits.shape[-1])).indices.tolist() if at else []
-            found.append([str(piece) for piece in self.tokenizer.convert_ids_to_tokens(top)])
+        found: list[list[str]] = [[] for _ in sentence.words]
+        for first in range(0, len(rows), _ROWS):
+            logits = self.model(**{name: ids[first : first + _ROWS] for name, ids in batch.items()}).logits
+            for row, answers in enumerate(logits, first):
+                numbers = batch.word_ids(row)
+                for place in (place for place in read[row] if 2 * place + 1 in numbers):
+                    answer = answers[numbers.index(2 * place + 1)]
+                    top = answer.topk(min(self.most, len(answer))).indices.tolist()
+                    found[place] = [str(piece) for piece in self.tokenizer.convert_ids_to_tokens(top)]
         return found
 
 
@@ -195,7 +233,11 @@ class Bugs:
     """TextBugger's five: a blank inside, a letter left out, two letters swapped, a look-alike, a near word vector."""
 
     def __init__(self, near: Neighbours, seed: int = 0):
-        self.near, self.seed, self.name = near, seed, near.name
+        self.near, self.seed, self.name, self.digest = near, seed, near.name, near.digest
+
+    def knows(self, word: str) -> bool:
+        """Whether the word has a vector; letters can be changed of any."""
+        return self.near.knows(word)
 
     def __call__(self, sentence: Sentence, place: int) -> list[str]:
         """First and last letter stay, except for the look-alike; words of one letter have no bug of letters."""
@@ -219,11 +261,12 @@ class Bugs:
 
 
 class Similarity:
-    """Cosine of the mean token vectors of an encoder. Raises as `checkpoints.load_encoder`."""
+    """Cosine of the mean token vectors of an encoder, of the first 256 tokens. Raises as `checkpoints.load_encoder`."""
 
     def __init__(self, name: str, batch_size: int = 64):
         self.model, self.tokenizer = checkpoints.load_encoder(name).eval(), checkpoints.load_tokenizer(name)
         self.name, self.batch_size = name if name == "minilm" else Path(name).name, batch_size
+        self.digest = checkpoints.weights_hash(self.model)
         self.of_original = cache(lambda text: self.vectors([text])[0])
 
     @cached_property
@@ -233,7 +276,7 @@ class Similarity:
     @torch.inference_mode()
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
         """Texts -> unit vectors [N, D]."""
-        rows = TextRows(texts, self.tokenizer, min(self.tokenizer.model_max_length, 256))
+        rows = self._rows(texts)
         found = np.empty((len(texts), self.model.config.hidden_size), dtype=np.float32)
         for numbers, batch in rows.batches(self.batch_size):
             inputs = {name: batch[name] for name in self._inputs if name in batch}
@@ -242,6 +285,13 @@ class Similarity:
             mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             found[numbers] = torch.nn.functional.normalize(mean, dim=-1).numpy()
         return found
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than what is compared."""
+        return self._rows(texts).truncated
+
+    def _rows(self, texts: Sequence[str]) -> TextRows:
+        return TextRows(texts, self.tokenizer, min(self.tokenizer.model_max_length, 256))
 
     def __call__(self, original: str, texts: Sequence[str]) -> np.ndarray:
         """Cosines [N] of the texts with the original."""

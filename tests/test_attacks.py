@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import math
@@ -19,11 +20,11 @@ import pytest
 import torch
 from conftest import missing
 
-from spiketext import attacks, ledger, reproduce, results
+from spiketext import attacks, ledger, processes, reproduce, results, substitutes
 from spiketext.checkpoints import load_classifier, load_tokenizer
 from spiketext.cli import main
 from spiketext.data import load
-from spiketext.evaluation import logits_of
+from spiketext.evaluation import Diverged, logits_of
 from spiketext.models import (
     SpikingTextCnnConfig,
     SpikingTextCnnForSequenceClassification,
@@ -31,8 +32,8 @@ from spiketext.models import (
     TextCnnForSequenceClassification,
 )
 from spiketext.options import AttackOptions
-from spiketext.recipes import OWN, SETTINGS, Attack, budget, by_deletion, recipe_of
-from spiketext.substitutes import Bugs, Neighbours, Sentence, WordNet, calibrated
+from spiketext.recipes import OWN, SETTINGS, Attack, budget, by_deletion, by_deletion_and_turn, recipe_of
+from spiketext.substitutes import Bugs, MaskedLM, Neighbours, Sentence, Similarity, WordNet, calibrated
 from spiketext.wordmodels import tokenizer_of
 from spiketext.words import segment
 
@@ -119,13 +120,35 @@ def test_importance_of_a_deletion_is_what_the_true_class_loses():
     assert by_deletion(task, base) == pytest.approx(expected)
 
 
+def test_importance_counts_the_rise_of_the_class_that_the_answer_turns_to():
+    """TextFooler eq. 2 with three classes: true 0.5, without x still 0.4; without y class 2 rises from 0.2 to 0.6."""
+    answers = {"x y": [0.3, 0.5, 0.2], " y": [0.35, 0.4, 0.25], "x ": [0.1, 0.3, 0.6]}
+    task = plan({}, "x y", 1, [])
+    task.ask = lambda texts: np.array([answers[text] for text in texts])
+    base = task.ask(["x y"])[0]
+    assert by_deletion_and_turn(task, base) == pytest.approx([0.5 - 0.4, (0.5 - 0.3) + (0.6 - 0.2)])
+    assert by_deletion(task, base) == pytest.approx([0.1, 0.2])
+
+
+@pytest.mark.parametrize(("masked", "first"), [({"x": 0.0, "y": 0.0}, "x c"), ({"x": 0.9, "y": 0.1}, "c y")])
+def test_pwws_weighs_the_gain_by_the_saliency(masked, first):
+    """y gains more (0.3 to 0.2); it goes first where saliencies are equal, and x where exp(0.8) is worth more."""
+    answers = {"x y": 0.9, "c y": 0.7, "x c": 0.6, "[UNK] y": 0.9 - masked["x"], "x [UNK]": 0.9 - masked["y"]}
+    task = plan({}, "x y", 1, ["c"])
+    task.ask = lambda texts: np.array([[1 - answers[text], answers[text]] for text in texts])
+    final, turned = OWN["pwws"].search(OWN["pwws"], task, task.ask(["x y"])[0])
+    assert final.text == first and not turned
+
+
 def test_at_least_one_word_may_change_and_at_most_the_share():
     assert [budget(["w"] * n, 0.1) for n in (0, 1, 19, 20, 30)] == [1, 1, 1, 2, 3]
     assert budget(["w"] * 10, 0.7) == 7  # 0.7 * 10 is below 7 in binary
 
 
 @pytest.mark.parametrize(
-    "changes", [{"max_changed": 0.0}, {"similarity": 1.5}, {"candidates": 0}], ids=lambda changes: next(iter(changes))
+    "changes",
+    [{"max_changed": 0.0}, {"similarity": 1.5}, {"candidates": 0}, {"candidates": 51}],
+    ids=lambda changes: next(iter(changes)),
 )
 def test_a_constant_out_of_range_is_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
@@ -251,6 +274,14 @@ def test_a_text_asked_twice_is_one_query(tiny_teacher):
     assert (victim(["b"])[0] == answers[1]).all() and victim.queries == 2
 
 
+def test_a_model_that_answers_nan_withstands_nothing(wavering):
+    victim = victim_of(wavering, "fixed")
+    torch.nn.init.constant_(victim.model.classifier.bias, math.nan)
+    with pytest.raises(Diverged, match="answers NaN or infinity to row 3 of the split"):
+        victim.begin(3)
+        victim(TEXTS[:2])
+
+
 # Whole attacks --------------------------------------------------------------------------------------------------------
 
 
@@ -263,13 +294,16 @@ class Lexicon(WordNet):
     name = "toy"
 
     def __init__(self, data_dir=None):
-        self.stop_words = STOP_WORDS
+        self.stop_words, self.digest = STOP_WORDS, self.name
+
+    def knows(self, word):
+        return True
 
     def part(self, words, place):
         return "n"
 
     def __call__(self, sentence, place):
-        return ["good", "film"]
+        return ["It", "good", "film"]
 
     def opposite(self, word, other):
         return {word, other} == {"good", "bad"}
@@ -281,7 +315,12 @@ def toy_wordnet(monkeypatch):
 
 
 def options(model: str, near: str, out: Path, **asked) -> AttackOptions:
-    usual = {"model": model, "data": "demo", "vectors": near, "out": str(out), "limit": 12, "similarity": 0.0}
+    usual = {"model": model, "data": "demo", "out": str(out), "limit": 12, "similarity": 0.0}
+    if recipe_of(asked.get("recipe", "textfooler").partition("[")[0], asked.get("setting", "paper")).source in (
+        "vectors",
+        "bugs",
+    ):
+        usual["vectors"] = near
     return AttackOptions(**(usual | {"threads": 1, "quiet": True} | asked))
 
 
@@ -292,7 +331,9 @@ def records_of(out: Path) -> list[dict]:
 @pytest.mark.parametrize("recipe", ["textfooler", "textbugger", "pwws"])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_adversarial_text_keeps_the_constraints(wavering, tiny_vectors, tmp_path, toy_wordnet, recipe, setting):
+    taken = len(processes._TAKEN)
     result = attacks.attack(options(wavering, tiny_vectors, tmp_path / "a", recipe=recipe, setting=setting))
+    assert len(processes._TAKEN) == taken
     rows = records_of(tmp_path / "a")
     assert len(rows) == result["texts"] == 12 and result["succeeded"] > 0
     constants, stop = recipe_of(recipe, setting), Lexicon().stop_words
@@ -302,7 +343,7 @@ def test_every_adversarial_text_keeps_the_constraints(wavering, tiny_vectors, tm
         assert after.text == row["adversarial"] and differ == row["changed"] and before.pieces[::2] == after.pieces[::2]
         assert len(differ) <= budget(before.words, constants.max_changed)
         assert len(differ) >= (row["status"] == "succeeded")
-        assert not stop & {before.words[place].lower() for place in differ}
+        assert not stop & {words[place].lower() for place in differ for words in (before.words, after.words)}
     text = (tmp_path / "a" / attacks.PAGE).read_text(encoding="utf-8")
     assert text.count("<mark>") == 2 * sum(len(row["changed"]) for row in rows if row["status"] == "succeeded")
 
@@ -310,7 +351,9 @@ def test_every_adversarial_text_keeps_the_constraints(wavering, tiny_vectors, tm
 def test_similarity_is_kept(spiking, tiny_vectors, tmp_path, toy_wordnet, monkeypatch):
     monkeypatch.setattr(attacks, "Similarity", lambda name: ByLength())
     asked = options(spiking, tiny_vectors, tmp_path / "a", similarity=0.9, encoder="by-length", recipe="textfooler")
-    assert attacks.attack(asked)["row"] == "textfooler[tiny, by-length]"
+    result = attacks.attack(asked)
+    assert result["row"] == "textfooler[tiny, by-length]"
+    assert result["notes"] == ["similarity is judged by the first 256 tokens, and 3 of the texts are longer"]
     changed = [row for row in records_of(tmp_path / "a") if row.get("changed")]
     assert changed and all(row["similarity"] >= 0.9 for row in changed)
 
@@ -318,7 +361,10 @@ def test_similarity_is_kept(spiking, tiny_vectors, tmp_path, toy_wordnet, monkey
 class ByLength:
     """Texts are as similar as they are long."""
 
-    name = "by-length"
+    name, digest = "by-length", "0"
+
+    def cut(self, texts):
+        return 3
 
     def __call__(self, original, texts):
         return np.array([1 - abs(len(text) - len(original)) / 20 for text in texts])
@@ -347,8 +393,55 @@ def test_antonyms_and_stop_words_are_no_neighbours(tiny_vectors, tmp_path):
     assert near(Sentence.of("good"), 0) == ["film"] and near(Sentence.of("xq"), 0) == []
 
 
+def test_neighbours_are_those_of_a_whole_sort(tmp_path):
+    """With many ties, at the 200th place too, which go by their number in the file; from a folder as from a file."""
+    draw = np.random.default_rng(0)
+    rows = draw.integers(1, 4, (600, 2))
+    names = ["".join(chr(97 + int(digit)) for digit in f"{number:03}") for number in range(600)]
+    text = "\n".join(f"{name} {a} {b}" for name, (a, b) in zip(names, rows, strict=True))
+    (tmp_path / "en").mkdir()
+    with gzip.open(tmp_path / "en" / "vectors.txt.gz", "wt") as stream:
+        stream.write(text)
+    near = Neighbours(str(tmp_path / "en"), Lexicon())
+    assert near.name == "en"
+    for word in names[:5]:
+        order = np.argsort(-(near.unit @ near.unit[near.number[word]]), kind="stable")[:200]
+        assert near(Sentence.of(word), 0) == [names[n] for n in order if names[n] != word][:50]
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_masked_language_model_is_read_where_the_word_is(tiny_tokenizer, tmp_path, monkeypatch, rows):
+    """It expects the piece after the one it reads: a whole word itself, a word of several pieces masked as one."""
+    monkeypatch.setattr(substitutes, "_ROWS", rows)
+    monkeypatch.setattr(substitutes.checkpoints, "load_masked_lm", lambda name: NextPiece(len(tiny_tokenizer)))
+    monkeypatch.setattr(substitutes.checkpoints, "load_tokenizer", lambda name: tiny_tokenizer)
+    source, ids = MaskedLM("next", Lexicon(), most=1), tiny_tokenizer.get_vocab()
+    piece = {number: name for name, number in ids.items()}
+    [split, other] = [word for word in ("zzq", "qqzz") if len(tiny_tokenizer.tokenize(word)) > 1]
+    sentence = Sentence.of(f"film, {split} good {other}")
+    assert [len(tiny_tokenizer.tokenize(word)) > 1 for word in sentence.words] == [False, True, False, True]
+    after = [piece[ids[name] + 1] for name in ("film", "[MASK]", "good", "[MASK]")]
+    assert source.whole(sentence) == [[name] for name in after]
+    assert source(sentence, 0) == [after[0]] and source.knows("film") and not source.knows("電")
+
+
+class NextPiece(torch.nn.Module):
+    """A masked language model that expects the piece whose number is one higher than what stands there."""
+
+    def __init__(self, pieces: int):
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, input_ids, **others):
+        return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids + 1, self.pieces + 1).float())
+
+
+def test_similarity_says_how_many_texts_it_does_not_read_whole(tiny_teacher):
+    assert Similarity(tiny_teacher).cut(["film " * 300, "film", "good " * 250]) == 1
+
+
 def test_bugs_keep_the_ends_of_a_word_and_repeat_themselves():
-    bugs = Bugs(SimpleNamespace(name="none", __call__=None), 0)  # type: ignore[arg-type]
+    bugs = Bugs(SimpleNamespace(name="none", digest=""), 0)  # type: ignore[arg-type]
     bugs.near = lambda sentence, place: []  # type: ignore[assignment]
     sentence = Sentence.of("wonderful")
     found = bugs(sentence, 0)
@@ -416,7 +509,43 @@ def test_a_folder_of_another_model_or_data_is_not_continued(tmp_path):
 def test_lines_end_at_newlines_only(tmp_path):
     record = {"text": "one\u2028two\x85three"}
     (tmp_path / attacks.ATTACKS).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert attacks.saved(tmp_path) == list(attacks._mended(tmp_path / attacks.ATTACKS)) == [record]
+    assert attacks.saved(tmp_path) == [record]
+
+
+def test_a_damaged_or_foreign_file_is_named(spiking, tiny_vectors, tmp_path, toy_wordnet):
+    file, asked = tmp_path / attacks.ATTACKS, options(spiking, tiny_vectors, tmp_path, recipe="pwws", limit=2)
+    attacks.attack(asked)
+    (tmp_path / "result.json").unlink()
+    whole = file.read_bytes()
+    for lines, says in (
+        (whole * 2, "its lines are not of the first 4 of the 2 texts asked"),
+        (b"\n".join(reversed(whole.splitlines())) + b"\n", "its lines are not of the first 2 of the 2 texts asked"),
+        (whole[:40] + b"\n" + whole, "line 1 is damaged"),
+        (b"[1]\n" + whole, "line 1 is damaged"),
+    ):
+        file.write_bytes(lines)
+        with pytest.raises(ValueError, match=f"{file}: {says}"):
+            attacks.attack(asked)
+        assert file.read_bytes() == lines
+    file.write_bytes(whole[:-9])  # a kill in the middle of a line
+    (tmp_path / attacks.SECONDS).write_text("")
+    assert len(attacks.saved(tmp_path)) == 1
+    with pytest.raises(ValueError, match=f"{attacks.SECONDS}: is damaged"):
+        attacks.attack(asked)
+    (tmp_path / attacks.SECONDS).write_text("1.5")
+    assert attacks.attack(asked)["wall_s"] >= 1.5 and file.read_bytes() == whole
+
+
+def test_an_attack_with_other_vectors_of_the_same_name_is_not_continued(spiking, tiny_vectors, tmp_path, toy_wordnet):
+    vectors = tmp_path / "v.txt"
+    lines = Path(tiny_vectors).read_text(encoding="utf-8").splitlines(keepends=True)
+    for shown in (lines, lines[:-1]):
+        vectors.write_text("".join(shown), encoding="utf-8")
+        asked = options(spiking, str(vectors), tmp_path / "a", recipe="pwws", limit=2)
+        if shown is lines:
+            attacks.attack(asked)
+    with pytest.raises(ValueError, match="holds an attack with words "):
+        attacks.attack(asked)
 
 
 def test_test_is_logged_once_however_often_a_run_is_asked_for(spiking, tiny_vectors, tmp_path, toy_wordnet):
@@ -466,16 +595,30 @@ def unread(nltk):
     [
         ({"vectors": "nowhere.txt"}, "word vectors .*nowhere.txt: no such file; .*--vectors"),
         ({"recipe": "bert-attack"}, "--masked-lm"),
+        ({"vectors": "chinese.txt"}, "chinese knows 0.0% of the words that may change, expected at least 10%"),
+        ({"recipe": "bert-attack", "vectors": "nowhere.txt"}, "vectors: got 'nowhere.txt', but recipe bert-attack"),
+        ({"masked_lm": "nowhere"}, "masked_lm: got 'nowhere', but recipe textfooler in setting paper"),
+        ({"encoder": "nowhere"}, "encoder: got 'nowhere', but .* similarity 0, does not read it; leave it out"),
         ({"recipe": "pwws[glove]"}, r"asked is 'pwws\[glove\]', but the resources make it 'pwws\[tiny\]'"),
         ({"recipe": "bert-attack", "masked_lm": "./nowhere"}, "model ./nowhere: cannot be read"),
         ({"similarity": 0.8, "encoder": "./nowhere"}, "model ./nowhere: cannot be read"),
     ],
-    ids=["vectors", "masked-lm", "other words", "masked-lm folder", "encoder"],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_missing_resource_is_named(spiking, tiny_vectors, tmp_path, toy_wordnet, asked, says):
+def test_a_resource_that_is_missing_foreign_or_idle_is_named(
+    spiking, tiny_vectors, tmp_path, toy_wordnet, monkeypatch, asked, says
+):
+    monkeypatch.chdir(tmp_path)
+    Path("chinese.txt").write_text("很 1 0\n好 0 1\n电影 1 1\n", encoding="utf-8")
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         attacks.attack(options(spiking, tiny_vectors, tmp_path / "x", **asked))
     assert not (tmp_path / "x").exists()
+
+
+def test_noise_is_refused_where_none_is_drawn(wavering, tiny_vectors, tmp_path, toy_wordnet):
+    for asked in ({"noise": "fresh"}, {"draws": 3}):
+        with pytest.raises(ValueError, match=f"{next(iter(asked))}: got .* draws no noise; leave it out"):
+            attacks.attack(options(wavering, tiny_vectors, tmp_path / "x", **asked))
 
 
 # In an experiment -----------------------------------------------------------------------------------------------------
@@ -487,15 +630,17 @@ def experiment_files(vectors: str, encoder: str) -> Path:
     head = 'title = "t"\nscale = "s"\ndata = "demo"\nseeds = [0]\n'
     texts = Path("texts.txt")
     texts.write_text("\n".join(["a plain sentence about nothing at all"] * 40), encoding="utf-8")
+    row = '[[rows]]\nrow = "snn"\nkind = "attack"\nfrom = { demo = "first:snn" }\nrun = "snn"\nencoder = "lm"\n'
+    usual = "limit = 2\nsimilarity = 0.0\nthreads = 1\nquiet = true\n[rows.grid]\n"
     files = {
         "first": head + f'[[rows]]\nrow = "dense"\nkind = "train"\nrun = "dense"\n[rows.options]\n{small}'
         f'model = "tailored-textcnn"\nvectors = "{vectors}"\n'
         '[[rows]]\nrow = "snn"\nkind = "convert"\nrun = "snn"\nfrom = "dense"\n[rows.options]\ntime_steps = 4\n',
         "lm": f'title = "t"\nscale = "s"\n[mlm]\nmodel = "{encoder}"\ncorpus = "{texts.resolve()}"\n'
         f"tokens = 300\nevals_per_epoch = 1\n{small}",
-        "table": head + '[[rows]]\nrow = "snn"\nkind = "attack"\nfrom = { demo = "first:snn" }\nrun = "snn"\n'
-        f'encoder = "lm"\ncost_s = [7, 8, 9]\n[rows.options]\nvectors = "{vectors}"\nlimit = 2\nsimilarity = 0.0\n'
-        'threads = 1\nquiet = true\n[rows.grid]\nrecipe = ["pwws[tiny]", "textfooler[tiny]", "bert-attack[lm]"]\n',
+        "table": head + f'{row}cost_s = [7, 8]\n[rows.options]\nvectors = "{vectors}"\n{usual}'
+        f'recipe = ["pwws[tiny]", "textfooler[tiny]"]\n{row}cost_s = 9\n[rows.options]\n{usual}'
+        'recipe = ["bert-attack[lm]"]\n',
     }  # fmt: skip
     Path("experiments").mkdir()
     for name, text in files.items():
@@ -558,6 +703,15 @@ def test_a_table_of_attacks_shows_intervals_and_no_number_where_there_is_none():
         assert shown == [whole, "0.0 (0.0 to 65.8)", whole, "20.00", "10.00", holds, "4", "0 |"]
 
 
+def test_a_picture_of_attacks_shows_the_mean_of_the_seeds_over_any_grid(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(results, "grouped_intervals", lambda title, across, groups, path: drawn.append(groups))
+    cell = {"metric": "accuracy_under_attack", "curve": "c", "at": {"max_changed": 0.1, "recipe": "pwws[tiny]"}}
+    cells = [cell | {"values": [10.0, None, 30.0], "intervals": [[5.0, 20.0], None, [25.0, 40.0]]}]
+    assert results.attack_picture(cells, "t", Path("unused"))
+    assert drawn == [{"pwws, 0.1": {"c": (20.0, 15.0, 30.0)}}]
+
+
 # With the real WordNet ------------------------------------------------------------------------------------------------
 
 
@@ -568,4 +722,5 @@ def test_wordnet_knows_synonyms_and_indirect_antonyms():
     net = WordNet()
     assert "movie" in net(Sentence.of("a film about it"), 1)
     assert net.opposite("great", "awful") and net.opposite("good", "bad") and not net.opposite("good", "great")
-    assert "not" in net.stop_words and "n't" in net.stop_words
+    assert all(net.is_stop(word) for word in ("Not", "n't", "n’t", "don’t", "isn’t", "can't", "can’t", "Cannot", "ca"))
+    assert not net.is_stop("film") and net.knows("film") and not net.knows("電影")
