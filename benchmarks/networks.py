@@ -55,7 +55,8 @@ def batch_of(texts: int, length: int, words: int = 30522) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(5, words, (texts, length), generator=draw)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids),
-            "labels": torch.randint(0, 2, (texts,), generator=draw), "gold": torch.ones(texts).long()}  # fmt: skip
+            "labels": torch.randint(0, 2, (texts,), generator=draw), "gold": torch.ones(texts).long(),
+            "again": torch.ones(texts).long()}  # fmt: skip
 
 
 def inputs_of(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -78,7 +79,12 @@ def _stage(name: str) -> Any:
     module, options = _STAGES[name]
 
     def stage(**asked: Any) -> dict[str, Any]:
-        return getattr(importlib.import_module(module), name)(_options(options, asked))
+        out = Path(asked.get("out") or "")
+        try:
+            return getattr(importlib.import_module(module), name)(_options(options, asked))
+        finally:  # after an error too, so that another program may go on in it
+            if out.is_dir():
+                importlib.import_module("spiketext.processes").give_back(out)
 
     stage.__name__ = name
     stage.__doc__ = f"Run `{module}.{name}` with the fields of `options.{options}` as keyword arguments."

@@ -544,7 +544,7 @@ def test_an_attack_with_other_vectors_of_the_same_name_is_not_continued(spiking,
         asked = options(spiking, str(vectors), tmp_path / "a", recipe="pwws", limit=2)
         if shown is lines:
             attacks.attack(asked)
-    with pytest.raises(ValueError, match="holds an attack with words "):
+    with pytest.raises(ValueError, match="another content of vectors "):
         attacks.attack(asked)
 
 

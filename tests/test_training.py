@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
 import spiketext
-from spiketext import checkpoints, distillation, evaluation, fitting, training
+from spiketext import checkpoints, distillation, evaluation, fitting, processes, training
 from spiketext.cli import main
 from spiketext.data import load
 from spiketext.options import DistillOptions, PretrainOptions, TeacherOptions, TrainOptions
@@ -274,6 +274,13 @@ def test_a_run_killed_several_times_ends_with_the_weights_of_one_never_stopped(
     whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_a_folder_is_given_back_after_an_error_too(corpus, tmp_path):
+    with pytest.raises(ValueError, match="nobody"):
+        spiketext.pretrain(teacher="nobody/at/all", corpus=corpus, tokens=400, out=str(tmp_path / "x"), **COMMON)
+    found = (tmp_path / "x").stat()
+    assert (tmp_path / "x/run.json").exists() and (found.st_dev, found.st_ino) not in processes._TAKEN
 
 
 def killed_after(checkpoints: int):

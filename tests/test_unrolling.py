@@ -16,7 +16,7 @@ def integer_model(tokenizer, tiny_sizes, **settings):
     torch.manual_seed(0)
     config = SpikeBertConfig(
         **tiny_sizes, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, num_labels=3,
-        code="integer", time_steps=1, **settings,
+        max_position_embeddings=256, code="integer", time_steps=1, **settings,
     )  # fmt: skip
     model = SpikeBertForSequenceClassification(config).double().eval()
     for module in model.modules():  # off the symmetric start, so that codes of all sizes and signs occur
