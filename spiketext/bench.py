@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 
 def listing(folder: Path) -> list[dict[str, str]]:
-    """Name and title of every benchmark of a folder, and whether it has a result."""
+    """Name and title of every benchmark of a folder, and whether it has a result. Raises FileNotFoundError for none."""
     found = []
     for path in sorted(folder.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -49,15 +49,15 @@ def listing(folder: Path) -> list[dict[str, str]]:
             name = path.stem.replace("_", "-")
             state = "measured" if (folder / "results" / f"{name}.json").exists() else "not run"
             found.append({"name": name, "title": (ast.get_docstring(tree) or "").split("\n")[0], "state": state})
+    if not found:
+        raise FileNotFoundError(f"folder: {folder} holds no benchmark, expected the repository's benchmarks; start "
+                                "from the repository or name them with --folder")  # fmt: skip
     return found
 
 
 def chosen(folder: Path, names: Sequence[str] = ()) -> list[str]:
     """These names of benchmarks, all of the folder where none is given. Raises FileNotFoundError for an unknown one."""
     known = [entry["name"] for entry in listing(folder)]
-    if not known:
-        raise FileNotFoundError(f"folder: {folder} holds no benchmark, expected the repository's benchmarks; start "
-                                "from the repository or name them with --folder")  # fmt: skip
     for name in names:
         if name not in known:
             raise FileNotFoundError(f"benchmark {name}: no {folder / name}.py; known are {', '.join(known)}")

@@ -306,7 +306,6 @@ def bench(args: argparse.Namespace) -> None:
 
     folder = Path(args.folder)
     if args.names == ["list"]:
-        chosen(folder)
         known = listing(folder)
         _show(known, args, lambda: "\n".join(f"{r['name']:<18} {r['state']:<9} {r['title']}" for r in known))
         return

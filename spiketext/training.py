@@ -131,15 +131,12 @@ def keep_reading(model: PreTrainedModel, options: TrainingOptions) -> None:
 def class_weights(options: TaskOptions, text_set: TextSet) -> Tensor | None:
     """Weights [K] of the classes in the label loss: None, or rows / (K * rows of the class) of the training split.
 
-    Raises ValueError for another wish, scores instead of classes, or a class without a row.
+    Raises ValueError for scores instead of classes, or a class without a row.
     """
     if options.class_weights == "none":
         return None
-    if options.class_weights != "balanced" or not text_set.labels:
-        raise ValueError(
-            f"class weights: expected none{' or balanced' if text_set.labels else ' (the labels are scores)'}, "
-            f"got {options.class_weights!r}"
-        )
+    if not text_set.labels:
+        raise ValueError(f"class weights: expected none (the labels are scores), got {options.class_weights!r}")
     counts = torch.bincount(torch.tensor(text_set.splits["train"].labels), minlength=len(text_set.labels))
     if not counts.all():
         empty = text_set.labels[int(counts.argmin())]
@@ -196,21 +193,19 @@ def _constants(options: StudentOptions, config: SpikeBertConfig) -> dict[str, An
 
 def require_as_asked(options: StudentOptions, network: PreTrainedModel, folder: str) -> None:
     """Raises ValueError for an option that a network out of a folder contradicts."""
-    config = network.config
+    config, kind = network.config, ("design", "code", "signed")
     names = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
-    for option in (*names, *_CONSTANTS, "time_steps"):
-        asked, has = getattr(options, option), getattr(config, names.get(option, option), None)
-        if asked and asked != has:
-            raise ValueError(f"{option}: the network in {folder} has {has}, asked is {asked}; leave it out")
-    own = {"code": SpikeBertConfig.code, "design": SpikeBertConfig.design, "signed": False} | PRESETS.get(
-        options.preset, {}
-    )
-    differs = (
-        options.preset != DENSE
-        if not hasattr(config, "code")
-        else options.preset == DENSE or any(getattr(config, name) != own[name] for name in ("code", "design", "signed"))
-    )
-    if options.preset != StudentOptions.preset and differs:
+    asked = {option: getattr(options, option) or None for option in (*names, "time_steps")}  # 0 asks for nothing
+    asked |= {option: getattr(options, option) for option in _CONSTANTS}
+    for option, value in asked.items():
+        has = getattr(config, names.get(option, option), None)
+        if value is not None and value != has:
+            raise ValueError(f"{option}: the network in {folder} has {has}, asked is {value}; leave it out")
+    if options.preset == StudentOptions.preset:
+        return
+    fresh: Any = SpikeBertConfig(**PRESETS[options.preset]) if options.preset in PRESETS else BertConfig()
+    same = [getattr(config, name, None) for name in kind] == [getattr(fresh, name, None) for name in kind]
+    if options.preset not in (*PRESETS, DENSE) or not same:
         raise ValueError(f"preset: the network in {folder} is not of preset {options.preset}; leave it out")
 
 

@@ -395,6 +395,7 @@ def test_a_run_is_not_taken_for_one_from_vectors_that_have_changed(tmp_path):
     ({"preset": "binary"}, "is not of preset binary"),
     ({"preset": "dense"}, "is not of preset dense"),
     ({"preset": "nosuch"}, "is not of preset nosuch"),
+    ({"beta": 0.0}, r"beta: .* has 0\.9, asked is 0\.0"),
 ])  # fmt: skip
 def test_options_that_a_given_student_contradicts_are_refused(asked, told, stages, columns, tmp_path):
     folders = {"teacher": stages["folders"]["teacher"], "student": stages["folders"]["stage1"]}
